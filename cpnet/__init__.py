@@ -1,0 +1,1 @@
+"""cpnet: the 2012 ImageNet convolutional network, written directly on arrays with backward passes by hand."""
