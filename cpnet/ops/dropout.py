@@ -1,0 +1,64 @@
+"""Dropout (section 4.2): in training each hidden neuron's output is set to zero with probability 0.5; at test time all
+neurons are used, their outputs multiplied by 0.5. (Many later codes scale by 2 in training instead; this one does as printed.)
+
+Which neurons are dropped is a function of (seed, step, layer, unit, position of the image in the batch), computed by the
+counter-based generator Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). So a run that
+is resumed, or placed on other devices, drops the same ones, and no generator's state needs saving.
+"""
+import numpy as np
+
+from cpnet.arrays import chunks, parallel
+
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85
+UNITS = 64  # a task's
+
+
+def philox4x32(counter, key):
+    """Ten rounds of Philox: four arrays of uint32 (broadcast together) and a key of two ints → four arrays of uint32."""
+    c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
+    k0, k1 = key
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        product0, product1 = c0 * np.uint64(MULTIPLIERS[0]), c2 * np.uint64(MULTIPLIERS[1])
+        c0, c1, c2, c3 = ((product1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0), product1 & low,
+                          (product0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1), product0 & low)
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
+    return tuple(word.astype(np.uint32) for word in np.broadcast_arrays(c0, c1, c2, c3))
+
+
+def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_image=0, out=None):
+    """bool (units, N): True where the neuron is kept.
+
+    The draw for unit u and the image at position n of the global batch is word n mod 4 of Philox with the counter
+    (n // 4, u, layer, step) and the key (seed mod 2³², seed // 2³²); the neuron is dropped if it is below rate · 2³².
+    """
+    units, images = shape
+    mask = np.empty(shape, bool) if out is None else out
+    first, last = first_image // 4, -(-(first_image + images) // 4)
+    fours = np.arange(first, last, dtype=np.uint64)
+    begin = first_image - 4 * first
+
+    def block(start, stop):
+        unit = np.arange(first_unit + start, first_unit + stop, dtype=np.uint64)[:, None]
+        words = philox4x32((fours, unit, layer, step), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+        draws = np.stack(words, axis=-1).reshape(stop - start, -1)
+        np.greater_equal(draws[:, begin:begin + images], int(rate * 2**32), out=mask[start:stop])
+
+    parallel(block, chunks(units, UNITS))
+    return mask
+
+
+def dropout_forward(x, mask, *, out=None):
+    """Training: x (units, N), mask → y = x where the mask is True, else 0. Kept for backward: mask."""
+    return np.multiply(x, mask, out=out)
+
+
+def dropout_backward(d_y, mask, *, out=None):
+    """d_y, mask (units, N) → d_x = d_y where the mask is True, else 0."""
+    return np.multiply(d_y, mask, out=out)
+
+
+def dropout_test(x, rate=0.5, *, out=None):
+    """Test time: y = x · (1 − rate), the mean over all masks."""
+    return np.multiply(x, x.dtype.type(1 - rate), out=out)
