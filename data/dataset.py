@@ -1,0 +1,219 @@
+"""One HDF5 file is one data set: reading it. The layout is described in docs/data.md, writing is in writer.py.
+
+h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels, one contiguous
+block of bytes per split, are read with `preadv` at the block's place in the file: threads do not wait for each other.
+"""
+
+import os
+from collections import namedtuple
+
+import h5py
+import numpy as np
+
+FORMAT, VERSION = "cpnet-dataset", 1
+SPLITS = ("train", "val", "test")
+MEMORY_LIMIT = 2 << 30  # bytes; compressed pixels are held in memory, which suits small sets only
+
+Colour = namedtuple("Colour", "std vectors")
+Colour.__doc__ = "RGB covariance of a training set: std (3,), descending, 0..255 scale; vectors (3, 3), one a column."
+
+
+class DataError(Exception):
+    """Something is wrong with a file or an image, said in one line for people."""
+
+
+class MemoryPixels:
+    """Pixels held in memory: images uint8 (N, C, H, W)."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def read(self, indices, out):
+        np.take(self.images, indices, axis=0, out=out, mode="clip")  # the range has been checked; "raise" would copy
+
+
+class FilePixels:
+    """Pixels in a file: a contiguous uint8 block (N, C, H, W) that starts at byte `offset` of the open file `fd`."""
+
+    def __init__(self, fd, path, name, offset, image_bytes):
+        self.fd, self.path, self.name, self.offset, self.image_bytes = fd, path, name, offset, image_bytes
+
+    def read(self, indices, out):
+        """One system call for each run of neighbouring images; in file order that is one call for the whole batch."""
+        starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1).tolist()
+        for first, last in zip(starts, starts[1:] + [len(indices)], strict=True):
+            self._read_run(int(indices[first]), memoryview(out[first:last].reshape(-1)))
+
+    def _read_run(self, image, target):
+        done, place = 0, self.offset + image * self.image_bytes
+        while done < len(target):  # one call may bring less than it was asked for: the kernel stops at 2 GiB
+            try:
+                count = os.preadv(self.fd, [target[done:]], place + done)
+            except OSError as error:
+                raise DataError(f"{self.path}: {self._image(image, done)} cannot be read: {error.strerror}") from error
+            if count == 0:
+                raise DataError(f"{self.path}: the file ends inside {self._image(image, done)}: it was cut short while "
+                                "open; prepare it again")
+            done += count
+
+    def _image(self, first, done):
+        return f"image {first + done // self.image_bytes} of '{self.name}'"
+
+
+class Split:
+    """One part of a data set: `labels` int32 (N,) and a way to read its images.
+
+    `pixels` is any object with `read(indices, out)`, so another way of storing images needs no change here.
+    """
+
+    def __init__(self, name, labels, shape, pixels):
+        self.name, self.labels, self.image_shape, self.pixels = name, labels, shape, pixels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, indices, out=None):
+        """Images `indices` (n,) into `out`, uint8 (n, C, H, W), C-contiguous, made if None. Returns out. Thread-safe.
+
+        Raises IndexError or ValueError for arguments that do not fit, DataError if the file cannot be read.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
+            raise IndexError(f"split '{self.name}' has images 0..{len(self) - 1}, not {indices.min()}..{indices.max()}")
+        shape = (len(indices), *self.image_shape)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be contiguous uint8 {shape}, not {out.dtype} {out.shape}")
+        self.pixels.read(indices, out)
+        return out
+
+
+class Dataset:
+    """A data set, checked as it is opened and open for reading until `close()`.
+
+    path; classes (list of str); channels, height, width; mean float32 (C, H, W), the training set's mean image, 0..255;
+    pca (Colour, or None for grey sets); source (str); splits: dict from "train", "val", "test" to Split.
+    Raises DataError, naming the file, for anything that is not a whole, valid data set.
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        if not os.path.exists(self.path):
+            raise DataError(f"{self.path}: no such file; make it with 'python run.py prepare'")
+        if os.path.isdir(self.path):
+            raise DataError(f"{self.path}: is a folder; prepare it into an .h5 file first: 'python run.py prepare'")
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be opened: {error.strerror}") from error
+        try:
+            self._size = os.fstat(self._fd).st_size
+            with self._open_hdf5() as file:
+                self._read_header(file)
+                self.splits = {name: self._read_split(file, name) for name in SPLITS if name in file}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __del__(self):
+        self.close()
+
+    def close(self):
+        """Close the file. Loaders that use the data set must be closed first. May be called twice."""
+        fd, self._fd = getattr(self, "_fd", None), None
+        for split in getattr(self, "splits", {}).values():
+            if isinstance(split.pixels, FilePixels):
+                split.pixels.fd = -1  # a late read fails, and cannot hit a file that reuses the number
+        if fd is not None:
+            os.close(fd)
+
+    def split(self, name):
+        """The split called `name`; DataError lists those that there are if it is missing."""
+        if name not in self.splits:
+            raise DataError(f"{self.path}: has no split '{name}'; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def read(self, split, indices, out=None):
+        """Images `indices` (n,) of the split called `split`: uint8 (n, C, H, W), as Split.read."""
+        return self.split(split).read(indices, out)
+
+    def _bad(self, what):
+        return DataError(f"{self.path}: {what}")
+
+    def _open_hdf5(self):
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            if "truncated" in str(error):
+                raise self._bad("is truncated: a copy or download stopped early; copy or prepare it again") from error
+            if not h5py.is_hdf5(self.path):
+                raise self._bad("is not an HDF5 file; make a data set with 'python run.py prepare'") from error
+            raise self._bad(f"cannot be opened as HDF5: {error}") from error
+
+    def _read_header(self, file):
+        if file.attrs.get("format") != FORMAT:
+            raise self._bad(f"is HDF5 but no data set of ours (no attribute format='{FORMAT}'); use 'prepare' first")
+        if file.attrs.get("version") != VERSION:
+            raise self._bad(f"has format version {file.attrs.get('version')}, this program reads {VERSION}; "
+                            "prepare the data set again")
+        self.source = str(file.attrs.get("source", ""))
+        self.classes = self._array(file, "classes", lambda d: list(d.asstr()[:]))
+        if not self.classes:
+            raise self._bad("/classes is empty: a data set needs at least one class")
+        self.mean = self._array(file, "mean")
+        if self.mean.ndim != 3 or self.mean.dtype != np.float32 or not np.isfinite(self.mean).all():
+            raise self._bad(f"/mean must be finite float32 (C, H, W), not {self.mean.dtype} {self.mean.shape}")
+        self.channels, self.height, self.width = self.mean.shape
+        self.pca = None
+        if self.channels == 3:
+            self.pca = Colour(self._array(file, "pca/std"), self._array(file, "pca/vectors"))
+            if self.pca.std.shape != (3,) or self.pca.vectors.shape != (3, 3):
+                raise self._bad("/pca must hold std (3,) and vectors (3, 3), "
+                                f"not {self.pca.std.shape} and {self.pca.vectors.shape}")
+        if "train" not in file:
+            raise self._bad("has no split /train")
+
+    def _array(self, file, name, read=lambda dataset: dataset[()]):
+        if not isinstance(file.get(name), h5py.Dataset):
+            raise self._bad(f"has no /{name}: it is not complete; prepare it again")
+        try:
+            return read(file[name])
+        except (OSError, TypeError, ValueError) as error:
+            raise self._bad(f"/{name} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def _read_split(self, file, name):
+        labels, images = self._array(file, f"{name}/labels"), self._array(file, f"{name}/images", lambda d: d)
+        shape = (self.channels, self.height, self.width)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            raise self._bad(f"/{name}/images must be uint8 (N, {', '.join(map(str, shape))}) as /mean is, "
+                            f"not {images.dtype} {images.shape}")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images) or not len(labels):
+            raise self._bad(f"/{name}/labels must be one integer for each of the {len(images)} images (at least one), "
+                            f"not {labels.dtype} {labels.shape}")
+        if labels.min() < 0 or labels.max() >= len(self.classes):
+            wrong = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
+            raise self._bad(f"label {labels[wrong]} of image {wrong} of '{name}' is outside 0..{len(self.classes) - 1} "
+                            f"({len(self.classes)} classes)")
+        return Split(name, labels.astype(np.int32), shape, self._pixels(name, images))
+
+    def _pixels(self, name, images):
+        size = int(np.prod(images.shape, dtype=np.int64))
+        if images.chunks:
+            if size > MEMORY_LIMIT:
+                raise self._bad(f"/{name}/images is {size >> 20} MiB in chunks, too large to hold in memory; "
+                                "store it as one contiguous, uncompressed block")
+            return MemoryPixels(self._array({"images": images}, "images"))
+        offset = images.id.get_offset()
+        if offset is None:
+            raise self._bad(f"/{name}/images holds no pixels: it was never written; prepare it again")
+        if offset + size > self._size:
+            raise self._bad(f"is truncated: /{name}/images ends at byte {offset + size}, the file at {self._size}; "
+                            "copy or prepare it again")
+        return FilePixels(self._fd, self.path, name, offset, size // len(images))
