@@ -1,0 +1,5 @@
+"""The errors that are a person's to mend: one line, what was wrong and the way out. The command line prints just that."""
+
+
+class CpnetError(Exception):
+    """A setting, file or run that cannot be used; the message names it and says what to do."""

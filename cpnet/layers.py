@@ -1,0 +1,258 @@
+"""A layer: hyper-parameters, parameters, forward, backward, and what forward must remember for backward.
+
+The same object is a row of a net's table (`nets.py`), written for the whole net, and, copied by `network.py` and given its
+share of filters and its memory, the layer that one device runs. Layers know nothing of NumPy or CuPy: they call operations.
+
+Who owns a buffer: a layer owns its output and the gradient that it hands down. The layer above may write over the output
+where its own backward needs nothing else (ReLU, tanh and dropout do), and any layer may write over the d_y it is given.
+"""
+from dataclasses import dataclass
+from math import prod
+
+from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What layers must know of the pass they are in: dropout draws by seed, step and the images' place in the batch."""
+    training: bool = False
+    seed: int = 0
+    step: int = 0
+    first_image: int = 0
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One array of parameters of a whole layer: shape, how it starts (N(0, std²), or `value`), how it is trained."""
+    shape: tuple
+    std: float = 0.0
+    value: float = 0.0
+    rate: float = 1.0  # multiplies the learning rate
+    decay: float | None = None  # weight decay; None: the run's
+
+
+@dataclass
+class Layer:
+    """A row of a net's table. Shapes without N are (C, H, W), or (features,) after the first fully-connected layer."""
+    name: str
+
+    reads = "column"  # its own column's maps, or "all" columns'
+    undivided = False  # one layer on the first device, not shared by the columns
+    input_gradient = True  # False for the first layer: nobody trains the image
+
+    # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
+    # in the whole layer; index, its place in the table; values and gradients, its parameters' arrays by name.
+
+    def out_shape(self, shape):
+        """The shape of an image's output for an input of `shape`."""
+        return shape
+
+    def parameters(self, shape, columns):
+        """The whole layer's Parameters by name, for inputs of `shape` from `columns` columns."""
+        return {}
+
+    def multiply_adds(self, shape, columns):
+        """Multiply-adds of one image's forward pass through the whole layer."""
+        return 0
+
+    def forward(self, x, run):
+        """x (C, H, W, N) or (features, N) → y; `run` is the Pass."""
+        raise NotImplementedError
+
+    def backward(self, d_y):
+        """d_y → d_x. Assigns (does not add to) the parameters' gradients. May write over d_y."""
+        raise NotImplementedError
+
+    def buffer(self, name, shape, dtype):
+        """This layer's array called `name`, uninitialised: the same memory each time, as long as `shape` fits into it."""
+        held = self.__dict__.setdefault("_held", {})
+        size = prod(shape)
+        if name not in held or held[name].size < size or held[name].dtype != dtype:
+            held[name] = self.device.empty((size,), dtype)
+        return held[name][:size].reshape(shape)
+
+
+@dataclass
+class Conv(Layer):
+    """Convolution with bias. `pad`: zeros (above and left, below and right), or one number for both; `bias`: its start."""
+    filters: int
+    size: int
+    stride: int = 1
+    pad: int | tuple = 0
+    reads: str = "column"
+    std: float = 0.01
+    bias: float = 0.0
+    bias_rate: float = 1.0
+    decay: float | None = None
+
+    def _pads(self):
+        return self.pad if isinstance(self.pad, tuple) else (self.pad, self.pad)
+
+    def _weight_shape(self, shape, columns):
+        return self.filters, shape[0] // (columns if self.reads == "column" else 1), self.size, self.size
+
+    def out_shape(self, shape):
+        return conv.conv_shape((*shape, 1), self._weight_shape(shape, 1), self.stride, self._pads())[:3]
+
+    def parameters(self, shape, columns):
+        return {"weight": Parameter(self._weight_shape(shape, columns), std=self.std, decay=self.decay),
+                "bias": Parameter((self.filters,), value=self.bias, rate=self.bias_rate, decay=0.0)}
+
+    def multiply_adds(self, shape, columns):
+        return prod(self._weight_shape(shape, columns)) * prod(self.out_shape(shape)[1:])
+
+    def _geometry(self):
+        return {"stride": self.stride, "pad": self._pads(), "groups": self.columns if self.reads == "column" else 1}
+
+    def forward(self, x, run):
+        self.x = x
+        w, b = self.values["weight"], self.values["bias"]
+        y = self.buffer("y", conv.conv_shape(x.shape, w.shape, self.stride, self._pads()), x.dtype)
+        return conv.conv_forward(x, w, b, **self._geometry(), out=y)
+
+    def backward(self, d_y):
+        d_x = self.buffer("d_x", self.x.shape, d_y.dtype) if self.input_gradient else None
+        return conv.conv_backward(d_y, self.x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
+                                  **self._geometry(), input_gradient=self.input_gradient, out=d_x)
+
+
+@dataclass
+class Linear(Layer):
+    """Fully-connected layer with bias, reading all columns; maps (C, H, W, N) are read as C·H·W features."""
+    outputs: int
+    std: float = 0.01
+    bias: float = 0.0
+    bias_rate: float = 1.0
+    decay: float | None = None
+    undivided: bool = False
+
+    reads = "all"
+
+    def out_shape(self, shape):
+        return (self.outputs,)
+
+    def parameters(self, shape, columns):
+        return {"weight": Parameter((self.outputs, prod(shape)), std=self.std, decay=self.decay),
+                "bias": Parameter((self.outputs,), value=self.bias, rate=self.bias_rate, decay=0.0)}
+
+    def multiply_adds(self, shape, columns):
+        return self.outputs * prod(shape)
+
+    def forward(self, x, run):
+        self.x = x
+        w, b = self.values["weight"], self.values["bias"]
+        y = self.buffer("y", (len(w), x.shape[-1]), x.dtype)
+        return linear.linear_forward(self._features(x), w, b, out=y)
+
+    def backward(self, d_y):
+        x = self._features(self.x)
+        d_x = self.buffer("d_x", x.shape, d_y.dtype) if self.input_gradient else None
+        d_x = linear.linear_backward(d_y, x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
+                                     input_gradient=self.input_gradient, out=d_x)
+        return d_x if d_x is None else d_x.reshape(self.x.shape)
+
+    @staticmethod
+    def _features(x):
+        return x.reshape(-1, x.shape[-1])
+
+
+@dataclass
+class ReLU(Layer):
+    """max(0, x), written over x."""
+
+    def forward(self, x, run):
+        self.y = pointwise.relu_forward(x, out=x)
+        return self.y
+
+    def backward(self, d_y):
+        return pointwise.relu_backward(d_y, self.y, out=d_y)
+
+
+@dataclass
+class Tanh(Layer):
+    """tanh(x), written over x."""
+
+    def forward(self, x, run):
+        self.y = pointwise.tanh_forward(x, out=x)
+        return self.y
+
+    def backward(self, d_y):
+        return pointwise.tanh_backward(d_y, self.y, out=d_y)
+
+
+@dataclass
+class LRN(Layer):
+    """Local response normalization within each column; `alpha` is the formula's."""
+    k: float = 2.0
+    n: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    def _constants(self):
+        return {"k": self.k, "n": self.n, "alpha": self.alpha, "beta": self.beta, "groups": self.columns}
+
+    def forward(self, x, run):
+        self.x = x
+        return lrn.lrn_forward(x, **self._constants(), out=self.buffer("y", x.shape, x.dtype))
+
+    def backward(self, d_y):
+        return lrn.lrn_backward(d_y, self.x, **self._constants(), out=d_y)
+
+
+@dataclass
+class Pool(Layer):
+    """Pooling over z×z windows, s pixels apart."""
+    z: int = 3
+    s: int = 2
+    ceil: bool = True
+
+    def out_shape(self, shape):
+        return shape[0], *(pool.pool_size(size, self.z, self.s, self.ceil) for size in shape[1:])
+
+    def _y(self, x):
+        self.x_shape = x.shape
+        return self.buffer("y", (*self.out_shape(x.shape[:3]), x.shape[3]), x.dtype)
+
+    def _d_x(self, d_y):
+        return self.buffer("d_x", self.x_shape, d_y.dtype)
+
+
+@dataclass
+class MaxPool(Pool):
+    """The largest value of each window."""
+
+    def forward(self, x, run):
+        y = self._y(x)
+        self.winner = self.buffer("winner", y.shape, "uint8")
+        return pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=y, winner=self.winner)[0]
+
+    def backward(self, d_y):
+        return pool.max_pool_backward(d_y, self.winner, self.x_shape, z=self.z, s=self.s, out=self._d_x(d_y))
+
+
+@dataclass
+class AveragePool(Pool):
+    """The mean of each window."""
+
+    def forward(self, x, run):
+        return pool.average_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self._y(x))
+
+    def backward(self, d_y):
+        return pool.average_pool_backward(d_y, self.x_shape, z=self.z, s=self.s, out=self._d_x(d_y))
+
+
+@dataclass
+class Dropout(Layer):
+    """Each neuron dropped with probability `rate` in training, all multiplied by 1 − rate at test; written over x."""
+    rate: float = 0.5
+
+    def forward(self, x, run):
+        if not run.training:
+            return dropout.dropout_test(x, self.rate, out=x)
+        self.mask = dropout.dropout_mask(x.shape, seed=run.seed, step=run.step, layer=self.index, rate=self.rate,
+                                         first_unit=self.first_unit, first_image=run.first_image,
+                                         out=self.buffer("mask", x.shape, "bool"))
+        return dropout.dropout_forward(x, self.mask, out=x)
+
+    def backward(self, d_y):
+        return dropout.dropout_backward(d_y, self.mask, out=d_y)

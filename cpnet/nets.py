@@ -1,0 +1,158 @@
+"""The nets, each as one readable table.
+
+Filters and outputs count the whole layer, all columns together. `reads="column"`: the layer's filters see only the maps of
+their own column; `reads="all"`: those of all columns, which is where the columns communicate (section 3.2, figure 2).
+"""
+import difflib
+from dataclasses import dataclass
+from functools import partial
+
+from cpnet.errors import CpnetError
+from cpnet.layers import LRN, AveragePool, Conv, Dropout, Layer, Linear, MaxPool, ReLU, Tanh
+from cpnet.ops.pool import pool_size
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the paper and the code its authors ran differ."""
+    middle_std: float = 0.01  # of the weights of conv3, conv4 and conv5
+    bias_rate: float = 1.0  # the biases' learning rate, in units of the weights'
+    lrn_alpha: float = 1e-4  # the formula's; the code's 1e-4 was divided by n = 5
+    relu_first: bool = True  # block 1 is conv, ReLU, LRN, pool; in the code conv, LRN, pool, ReLU
+    schedule: str = "plateau"
+    epochs: int = 90
+
+
+PROFILES = {"paper": Profile(),
+            "as-run": Profile(middle_std=0.03, bias_rate=2.0, lrn_alpha=2e-5, relu_first=False, schedule="25,51,79", epochs=91)}
+
+
+def alexnet(image, classes, profile, act, norm, *, columns=2, sixth=False):
+    """The paper's net: five convolutional and three fully-connected layers in two columns (figure 2).
+
+    60,965,224 parameters and 659,272 neurons for 224×224 images and 1000 classes. The paper prints 253,440 neurons for the
+    first layer, which is 55·48·96, a slip for 55·55·96 = 290,400: only with that does the sum come to its "650,000".
+    """
+    middle, trained = profile.middle_std, {"bias_rate": profile.bias_rate}
+    share = columns / 2  # one column alone has half of the kernels in conv1 to conv4, but not in conv5 (footnote 2)
+    return [
+        Conv("conv1", int(96 * share), 11, stride=4, pad=(0, 3), reads="all", **trained),
+        *_in_order(profile, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
+        Conv("conv2", int(256 * share), 5, pad=2, bias=1, **trained), act("conv2"), *norm("conv2"), MaxPool("conv2 pool"),
+        Conv("conv3", int(384 * share), 3, pad=1, reads="all", std=middle, **trained), act("conv3"),
+        Conv("conv4", int(384 * share), 3, pad=1, std=middle, bias=1, **trained), act("conv4"),
+        Conv("conv5", 256, 3, pad=1, std=middle, bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
+        *([Conv("conv6", 128 * columns, 3, pad=1, reads="all", std=0.03, bias=1, **trained), act("conv6")] if sixth else []),
+        Linear("fc6", 4096, bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
+        Linear("fc7", 4096, bias=1, **trained), act("fc7"), Dropout("fc7 dropout"),
+        Linear("fc8", classes, undivided=True, **trained),
+    ]
+
+
+def mini(image, classes, profile, act, norm):
+    """The paper's eight layers and two columns in miniature, for images of 28 to 32 pixels.
+
+    With a standard deviation of 0.01 such small fan-ins pass on almost nothing and the loss stays at ln(classes). Each std
+    here is gain / √fan_in, the gain being what the full net has: 0.01 (0.03 for conv3 to conv5) times √fan_in there.
+    """
+    trained = {"bias_rate": profile.bias_rate}
+
+    def std(full, fan_in_full, fan_in):
+        return full * (fan_in_full / fan_in) ** 0.5
+
+    final = image[1]
+    for _ in range(3):
+        final = pool_size(final, 3, 2, True)
+    return [
+        Conv("conv1", 32, 5, pad=2, reads="all", std=std(0.01, 363, 25 * image[0]), **trained),
+        *_in_order(profile, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
+        Conv("conv2", 64, 5, pad=2, std=std(0.01, 1200, 400), bias=1, **trained), act("conv2"), *norm("conv2"),
+        MaxPool("conv2 pool"),
+        Conv("conv3", 96, 3, pad=1, reads="all", std=std(0.03, 2304, 576), **trained), act("conv3"),
+        Conv("conv4", 96, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv4"),
+        Conv("conv5", 64, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
+        Linear("fc6", 256, std=std(0.01, 9216, 64 * final**2), bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
+        Linear("fc7", 256, std=std(0.01, 4096, 256), bias=1, **trained), act("fc7"), Dropout("fc7 dropout"),
+        Linear("fc8", classes, std=std(0.01, 4096, 256), undivided=True, **trained),
+    ]
+
+
+def four_layer(image, classes, profile, act, norm):
+    """The four-layer net of figure 1 and footnote 3, for CIFAR-10 (24 to 32 pixels), as its authors ran it."""
+    trained = {"bias_rate": 2.0}
+    return [
+        Conv("conv1", 32, 5, pad=2, reads="all", std=0.0001, **trained), MaxPool("conv1 pool"), act("conv1"), *norm("conv1"),
+        Conv("conv2", 32, 5, pad=2, **trained), act("conv2"), AveragePool("conv2 pool"), *norm("conv2"),
+        Conv("conv3", 64, 5, pad=2, **trained), act("conv3"), AveragePool("conv3 pool"),
+        Linear("fc4", classes, decay=1.0, undivided=True, **trained),
+    ]
+
+
+@dataclass(frozen=True)
+class Net:
+    """One entry of the list of nets: its layers, columns, smallest image, and the settings it is trained with."""
+    layers: object  # (image, classes, profile, act, norm) → [Layer]
+    columns: int
+    smallest: int
+    about: str
+    rate: float = 0.01
+    decay: float = 0.0005
+
+
+NETS = {
+    "alexnet": Net(alexnet, 2, 63, "the paper's net (figure 2)"),
+    "alexnet-one-column": Net(partial(alexnet, columns=1), 1, 63, "the one-GPU net of footnote 2"),
+    "alexnet-conv6": Net(partial(alexnet, sixth=True), 2, 63, "with a sixth convolution over the last pooling (section 6)"),
+    "mini": Net(mini, 2, 8, "the same pattern for images of 28 to 32 pixels"),
+    "four-layer": Net(four_layer, 1, 8, "the CIFAR-10 net of figure 1", rate=0.001, decay=0.004),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A net on paper. `settings` are the arguments of `build` that make it again."""
+    settings: dict
+    image: tuple  # (C, H, W) of the crop that it sees
+    columns: int
+    layers: list[Layer]
+    rate: float
+    decay: float
+
+    def shapes(self):
+        """For each layer, the shapes of one image's input and output."""
+        shape = self.image
+        for layer in self.layers:
+            out = layer.out_shape(shape)
+            yield layer, shape, out
+            shape = out
+
+
+def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="relu", lrn=True):
+    """The Table of the net `name` for crops of shape `image` (C, H, W). Raises CpnetError for settings that do not fit."""
+    net = choose(name, NETS, "net")
+    settings = {"name": name, "image": list(image), "classes": classes, "profile": profile, "activation": activation, "lrn": lrn}
+    if min(image[1:]) < net.smallest:
+        raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, not {image[1]}×{image[2]}: try --net mini")
+    choice = choose(profile, PROFILES, "profile")
+    unit = choose(activation, {"relu": ReLU, "tanh": Tanh}, "activation")
+    layers = net.layers(tuple(image), classes, choice,
+                        lambda name: unit(f"{name} {activation}"),
+                        lambda name: [LRN(f"{name} lrn", alpha=choice.lrn_alpha)] if lrn else [])
+    return Table(settings, tuple(image), net.columns, layers, net.rate, net.decay)
+
+
+def choose(value, options, what):
+    """options[value]. Raises CpnetError naming the nearest option otherwise."""
+    if value in options:
+        return options[value]
+    near = difflib.get_close_matches(str(value), options, 1, 0)
+    raise CpnetError(f"{what} {value!r} does not exist: did you mean {near[0]!r}? There are {', '.join(options)}.")
+
+
+def crop_size(size):
+    """Side of the crop taken from images of `size` pixels: 224 of 256, in proportion for others, rounded down (24 of 28, 28 of 32)."""
+    return size * 7 // 8
+
+
+def _in_order(profile, act, norm, pool):
+    return [act, *norm, pool] if profile.relu_first else [*norm, pool, act]

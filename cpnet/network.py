@@ -1,0 +1,149 @@
+"""A net placed on devices: its parameters in flat buffers, forward, loss, backward, update."""
+import copy
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from cpnet.columns import gather, scatter_sum
+from cpnet.layers import Pass
+from cpnet.ops import sgd, softmax
+
+ALIGN = 64  # numbers: every parameter starts on a boundary that suits vector loads
+
+
+@dataclass
+class Segment:
+    """Where a device's share of one parameter lies in its flat buffers."""
+    name: str
+    start: int
+    shape: tuple
+    rate: float
+    decay: float | None
+
+    def of(self, buffer):
+        """This share, as a view of a flat buffer."""
+        return buffer[self.start:self.start + prod(self.shape)].reshape(self.shape)
+
+
+class Network:
+    """The net of `table` on `devices`, with fresh weights drawn from `seed`.
+
+    Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters; an undivided layer
+    lies on the first device. A device's parameters are one flat array (`values`), and so are its velocities and gradients,
+    in the order in which backward produces the gradients.
+    """
+
+    def __init__(self, table, devices, *, seed=0, dtype=np.float32):
+        self.table, self.devices, self.seed, self.dtype = table, devices, seed, np.dtype(dtype)
+        self.parts = [self._copies(index, *row) for index, row in enumerate(table.shapes())]
+        self.parameters = {f"{layer.name}.{key}": parameter for layer, shape, _ in table.shapes()
+                           for key, parameter in layer.parameters(shape, table.columns).items()}
+        self.segments = [self._segments(d) for d in range(len(devices))]
+        self.values, self.velocities, self.gradients = ([self._zeros(d) for d in range(len(devices))] for _ in range(3))
+        for d in range(len(devices)):
+            self._share_out(d)
+        self._initialise()
+
+    # Placement
+
+    def _copies(self, index, layer, _, out_shape):
+        """The layer's copies, one for each device that has a share of it."""
+        count = 1 if layer.undivided else len(self.devices)
+        copies = [copy.copy(layer) for _ in range(count)]
+        for d, part in enumerate(copies):
+            part.device, part.index, part.input_gradient = self.devices[d], index, index > 0
+            part.columns = self.table.columns // len(self.devices)
+            part.first_unit = d * (out_shape[0] // count)
+            part.values, part.gradients = {}, {}
+        return copies
+
+    def _segments(self, d):
+        segments, start = [], 0
+        for layer, parts in zip(reversed(self.table.layers), reversed(self.parts), strict=True):
+            for name, parameter in self.parameters.items():
+                if d < len(parts) and name.rpartition(".")[0] == layer.name:
+                    shape = (parameter.shape[0] // len(parts), *parameter.shape[1:])
+                    segments.append(Segment(name, start, shape, parameter.rate, parameter.decay))
+                    start += prod(shape) + -prod(shape) % ALIGN
+        return segments
+
+    def _zeros(self, d):
+        last = self.segments[d][-1]
+        buffer = self.devices[d].empty((last.start + prod(last.shape),), self.dtype)
+        buffer.fill(0)
+        return buffer
+
+    def _share_out(self, d):
+        """Give each layer copy of device d its views of the flat buffers."""
+        copies = {parts[d].name: parts[d] for parts in self.parts if d < len(parts)}
+        for segment in self.segments[d]:
+            layer, _, key = segment.name.rpartition(".")
+            copies[layer].values[key] = segment.of(self.values[d])
+            copies[layer].gradients[key] = segment.of(self.gradients[d])
+
+    # Parameters as whole arrays
+
+    def _initialise(self):
+        """Section 5. The weights of the k-th array of parameters depend on the seed and k alone, whatever the placement."""
+        for k, (name, parameter) in enumerate(self.parameters.items()):
+            whole = np.full(parameter.shape, parameter.value, np.float32)
+            if parameter.std:
+                random = np.random.Generator(np.random.Philox(key=[self.seed, k]))
+                random.standard_normal(out=whole, dtype=np.float32)
+                whole *= np.float32(parameter.std)
+            self.set("values", name, whole)
+
+    def _shares(self, kind, name):
+        return [segment.of(buffer) for segments, buffer in zip(self.segments, getattr(self, kind), strict=True)
+                for segment in segments if segment.name == name]
+
+    def get(self, kind, name):
+        """A whole array, such as "conv1.weight" of kind "values", "velocities" or "gradients", as a new NumPy array."""
+        return np.concatenate(self._shares(kind, name))
+
+    def set(self, kind, name, whole):
+        """Assign a whole NumPy array. Raises ValueError where its shape does not fit."""
+        shares = self._shares(kind, name)
+        if whole.shape != self.parameters[name].shape:
+            raise ValueError(f"{name} has the shape {whole.shape}, the net needs {self.parameters[name].shape}")
+        for share, own in zip(shares, np.split(whole, len(shares)), strict=True):
+            share[...] = own
+
+    # The passes
+
+    def forward(self, images, run=None, watch=None):
+        """images (C, H, W, N) → logits (classes, N), valid until the next pass.
+
+        `watch(layer, outputs)`, if given, sees every layer's outputs, one array for each device.
+        """
+        run = run or Pass()
+        outputs = [images] * len(self.devices)
+        for index, (layer, parts) in enumerate(zip(self.table.layers, self.parts, strict=True)):
+            if layer.reads == "all" and index > 0:
+                outputs = gather(outputs, [part.buffer for part in parts])
+            outputs = [part.forward(x, run) for part, x in zip(parts, outputs, strict=True)]
+            if watch:
+                watch(layer, outputs)
+        self.logits = outputs[0]
+        return self.logits
+
+    def backward(self, labels, batch=None):
+        """Assigns the gradients of the loss: the sum of the last forward pass's cross-entropies, divided by `batch`.
+
+        `labels` int (N). `batch` is the size of the whole batch where this is only a part of it. The logits are lost.
+        """
+        gradients = [softmax.cross_entropy_backward(self.logits, labels, batch, out=self.logits)]
+        for layer, parts, below in zip(self.table.layers[::-1], self.parts[::-1], [*self.parts[-2::-1], []], strict=True):
+            gradients = [part.backward(d_y) for part, d_y in zip(parts, gradients, strict=True)]
+            if layer.reads == "all" and below:
+                gradients = scatter_sum(gradients, [part.buffer for part in below])
+
+    def update(self, rate, *, momentum=0.9, decay=None):
+        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own."""
+        decay = self.table.decay if decay is None else decay
+        for d, segments in enumerate(self.segments):
+            for segment in segments:
+                w, v, gradient = (segment.of(buffers[d]) for buffers in (self.values, self.velocities, self.gradients))
+                own = decay if segment.decay is None else segment.decay
+                sgd.sgd_update(w, v, gradient, rate=rate * segment.rate, momentum=momentum, decay=own)
