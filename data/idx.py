@@ -62,7 +62,7 @@ def read_pair(images_path, labels_path):
     return images[:, None], labels
 
 
-def class_names(folder, labels, names=None):
+def choose_names(folder, labels, names=None):
     """Names of the classes 0..K−1: `names` if given; the clothes if `folder` is called fashion; else the numbers.
 
     K is one more than the largest label. Raises DataError if names are too few.

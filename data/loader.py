@@ -55,6 +55,7 @@ class Loader:
         else:
             order = np.arange(len(part))
             views = [centre_view(shape, crop)] if mode == "centre" else ten_views(shape, crop)
+        order.flags.writeable = False  # batches hand out parts of it
         work = _Work(part, order, views, Cropper(dataset.mean, crop, dtype), batch, slots)
         self._ring = Ring(work, start, last, len(slots), threads)
         self._finalizer = weakref.finalize(self, self._ring.close)  # a loader that is dropped ends its threads too
