@@ -85,7 +85,8 @@ class Split:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous uint8 {shape}, not {out.dtype} {out.shape}")
-        self.pixels.read(indices, out)
+        if len(indices):
+            self.pixels.read(indices, out)
         return out
 
 
