@@ -1,0 +1,106 @@
+"""What the tests share: where arrays live (`backend`), how exact results must be, and PyTorch, where it is installed."""
+import importlib
+import os
+import pkgutil
+
+import numpy as np
+import pytest
+
+from cpnet import arrays, ops
+
+
+class NumpyBackend:
+    """Where an operation's arrays live. Another one has the same methods, and every test that takes `backend` runs on it."""
+
+    # The largest error allowed, by dtype, as a share of the largest value expected. A dtype not named here is not tested.
+    tolerance = {"float32": 3e-6, "float64": 1e-13}
+
+    def to_device(self, array):
+        """A copy of a NumPy array, as the operations take it."""
+        return np.array(array)
+
+    def to_host(self, array):
+        """The NumPy array of a result."""
+        assert type(array) is np.ndarray
+        return array
+
+    def empty(self, shape, dtype):
+        """A buffer to write results into; NaN, or else the largest value, wherever nothing is written."""
+        return self.to_device(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max, dtype))
+
+    def assert_close(self, result, expected, dtype):
+        """The result has this dtype and is within its tolerance. NaN is not close to anything."""
+        result = self.to_host(result)
+        assert result.dtype == dtype
+        assert result.shape == expected.shape
+        error = np.abs(result.astype(np.float64) - expected)
+        allowed = self.tolerance[dtype] * max(np.abs(expected).max(initial=0), 1e-30)
+        wrong = ~(error <= allowed)
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise AssertionError(f"{wrong.sum()} of {wrong.size} values differ by more than {allowed:.1e}, first at {at}: "
+                                 f"{result[at]}, not {expected[at]}")
+
+
+BACKENDS = {"numpy": NumpyBackend}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return BACKENDS[request.param]()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request, backend):
+    if request.param not in backend.tolerance:
+        pytest.skip(f"this backend has no {request.param}")
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(2012)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, to compare with: optional on a laptop, required where CI is set."""
+    try:
+        import torch
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("PyTorch is not installed: pip install torch")
+        pytest.skip("PyTorch is not installed: pip install torch")
+    torch.set_num_threads(1)
+    return torch
+
+
+@pytest.fixture
+def same_bits():
+    """A function that runs `run()`, which returns arrays, with 1, 2 and 3 threads, and wants the same bits from each."""
+    before = arrays.threads()
+
+    def check(run):
+        results = []
+        for count in 1, 2, 3:
+            arrays.set_threads(count)
+            results.append([np.asarray(array).tobytes() for array in run()])
+        assert results[0] == results[1] == results[2]
+
+    yield check
+    arrays.set_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def spoiled_scratch(monkeypatch):
+    """Scratch memory is uninitialised. Here it is full of NaN whenever an operation asks for it."""
+
+    def spoiled(*arguments):
+        array = arrays.scratch(*arguments)
+        array.reshape(-1).view(np.uint8)[...] = 255
+        return array
+
+    for _, name, _ in pkgutil.iter_modules(ops.__path__):
+        module = importlib.import_module(f"cpnet.ops.{name}")
+        if hasattr(module, "scratch"):
+            monkeypatch.setattr(module, "scratch", spoiled)
