@@ -70,8 +70,8 @@ def _check(x, n, groups):
 
 
 def _by_group(x, groups):
-    """(C, H, W, N) as (groups, C/groups, H·W·N), the same memory."""
-    return x.reshape(groups, len(x) // groups, -1)
+    """(C, H, W, N) as (groups, C/groups, H·W·N), the same memory. Raises ValueError where x is not contiguous."""
+    return x.reshape(groups, len(x) // groups, -1, copy=False)
 
 
 def _blocks(x_g):
