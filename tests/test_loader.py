@@ -1,0 +1,339 @@
+"""The loader against a naive reference, one image at a time; and that nothing waits for ever."""
+
+import collections
+import gc
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from data import augment
+from data.augment import random_views
+from data.dataset import DataError, Dataset
+from data.loader import Loader
+from data.moments import Statistics
+from data.ring import Ring
+from data.writer import Writer
+
+COUNT = 23
+
+
+@pytest.fixture(scope="module", params=["grey", "colour"])
+def data(request, tmp_path_factory):
+    """A data set of 23 images, 1×9×8 or 3×9×8."""
+    generator = np.random.default_rng(5)
+    shape = (1 if request.param == "grey" else 3, 9, 8)
+    path = str(tmp_path_factory.mktemp("loader") / "set.h5")
+    images = generator.integers(0, 256, (COUNT, *shape), dtype=np.uint8)
+    with Writer(path, ["a", "b", "c"], shape, source="a test") as writer:
+        writer.add_split("train", np.arange(COUNT) % 3)
+        writer.write("train", 0, images)
+        writer.set_statistics(Statistics(images[:7]))
+    with Dataset(path) as opened:
+        yield opened
+
+
+def within(seconds, function):
+    """function() in a thread that must end within so many seconds."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((function(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, f"still waiting after {seconds} s"
+    if outcome[0][1] is not None:
+        raise outcome[0][1]
+    return outcome[0][0]
+
+
+def collect(data, **options):
+    """Every batch of an epoch, copied, since its buffer is used again."""
+    with Loader(data, "train", **options) as loader:
+        return [type(b)(b.images.copy(), b.labels.copy(), b.indices.copy()) for b in loader]
+
+
+def by_index(batches):
+    return {int(i): batch.images[..., n] for batch in batches for n, i in enumerate(batch.indices)}
+
+
+def look(data, index, top, left, mirror, crop, shift=0.0):
+    """One image as the net sees it, the plain way: float64 (C, crop, crop)."""
+    image = data.read("train", [index])[0].astype(np.float64) - data.mean
+    image = image[:, top:top + crop, left:left + crop]
+    if mirror:
+        image = image[:, :, ::-1]
+    return image + np.reshape(shift, (-1, 1, 1))
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 700, 1 << 20])
+def test_train_mode_is_the_naive_one(data, monkeypatch, strip_bytes):
+    monkeypatch.setattr(augment, "STRIP_BYTES", strip_bytes)
+    views = random_views(COUNT, (data.channels, 9, 8), 6, 3, 2, pca=data.pca)
+    assert views.mirror.any() and not views.mirror.all()
+    batches = collect(data, batch=5, crop=6, seed=3, epoch=2)
+    assert [len(b.indices) for b in batches] == [5, 5, 5, 5, 3]
+    seen = by_index(batches)
+    assert sorted(seen) == list(range(COUNT)) and list(seen) != list(range(COUNT))
+    for i, image in seen.items():
+        shift = views.shift[i] if data.pca else 0.0
+        expected = look(data, i, views.top[i], views.left[i], views.mirror[i], 6, shift)
+        np.testing.assert_allclose(image, expected, atol=1e-4)
+    for batch in batches:
+        assert batch.images.dtype == np.float32 and batch.images.flags.c_contiguous
+        assert batch.images.shape == (data.channels, 6, 6, len(batch.indices))
+        assert batch.labels.dtype == np.int32 and batch.indices.dtype == np.int64
+        np.testing.assert_array_equal(batch.labels, batch.indices % 3)
+
+
+def test_centre_mode_is_the_naive_one(data):
+    batches = collect(data, batch=10, crop=5, mode="centre")
+    np.testing.assert_array_equal(np.concatenate([b.indices for b in batches]), np.arange(COUNT))
+    for i, image in by_index(batches).items():
+        np.testing.assert_allclose(image, look(data, i, 2, 1, False, 5), atol=1e-4)
+
+
+def test_ten_mode_is_the_naive_one(data):
+    places = [(0, 0), (0, 2), (3, 0), (3, 2), (1, 1)]
+    batches = collect(data, batch=9, crop=6, mode="ten", threads=2)
+    assert [b.images.shape[-1] for b in batches] == [90, 90, 50]
+    for batch in batches:
+        n = len(batch.indices)
+        assert batch.images.flags.c_contiguous and len(batch.labels) == n
+        for v in range(10):
+            for i in range(n):
+                expected = look(data, batch.indices[i], *places[v % 5], v >= 5, 6)
+                np.testing.assert_allclose(batch.images[..., v * n + i], expected, atol=1e-4)
+
+
+def test_whole_images(data):
+    for i, image in by_index(collect(data, batch=4, crop=8, mode="centre")).items():
+        np.testing.assert_allclose(image, look(data, i, 0, 0, False, 8), atol=1e-4)
+
+
+def test_compressed_sets_give_the_same(data, tmp_path):
+    path = str(tmp_path / "small.h5")
+    with Writer(path, data.classes, data.mean.shape, source="", compress=True) as writer:
+        writer.add_split("train", data.splits["train"].labels)
+        images = data.read("train", range(COUNT))
+        writer.write("train", 0, images)
+        writer.set_statistics(Statistics(images[:7]))
+    with Dataset(path) as small:
+        for a, b in zip(collect(small, batch=7, crop=6), collect(data, batch=7, crop=6), strict=True):
+            np.testing.assert_array_equal(a.images, b.images)
+
+
+def test_threads_ring_batch_and_start_change_nothing(data):
+    reference = collect(data, batch=4, crop=6, seed=1)
+    for options in (dict(threads=3), dict(threads=2, ring=1), dict(threads=4, ring=2), dict(ring=9, threads=9)):
+        for a, b in zip(collect(data, batch=4, crop=6, seed=1, **options), reference, strict=True):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+    for start in range(7):
+        rest = collect(data, batch=4, crop=6, seed=1, start=start, threads=2, ring=4)
+        assert len(rest) == 6 - start
+        for a, b in zip(rest, reference[start:], strict=True):
+            np.testing.assert_array_equal(a.images, b.images)
+            np.testing.assert_array_equal(a.indices, b.indices)
+    whole = by_index(reference)
+    for i, image in by_index(collect(data, batch=7, crop=6, seed=1)).items():
+        np.testing.assert_array_equal(image, whole[i])
+
+
+def test_seed_and_epoch_change_everything(data):
+    runs = [collect(data, batch=COUNT, crop=6, seed=s, epoch=e)[0] for s, e in ((0, 0), (0, 1), (1, 0))]
+    for i in range(3):
+        assert (runs[i].indices != runs[i - 1].indices).any()
+        assert (by_index([runs[i]])[0] != by_index([runs[i - 1]])[0]).any()
+
+
+def test_leaving_out_mirror_or_colour_changes_nothing_else(data):
+    views = random_views(COUNT, (data.channels, 9, 8), 6, 0, 0)
+    seen = by_index(collect(data, batch=5, crop=6, mirror=False, colour=False))
+    for i, image in seen.items():
+        np.testing.assert_allclose(image, look(data, i, views.top[i], views.left[i], False, 6), atol=1e-4)
+
+
+def test_length_and_last_batch(data):
+    with Loader(data, "train", batch=5, crop=6) as a, Loader(data, "train", batch=5, crop=6, drop_last=True) as b:
+        assert (len(a), len(b)) == (5, 4)
+        assert [x.images.shape[-1] for x in b] == [5] * 4
+    with Loader(data, "train", batch=5, crop=6, start=3) as loader:
+        assert len(loader) == 2 and len(list(loader)) == 2
+    with Loader(data, "train", batch=5, crop=6, start=5) as loader:
+        assert len(loader) == 0 and list(loader) == []
+
+
+def test_draws_are_uniform():
+    """33·33 places of a 224 crop, mirrors and α, over 100,000 images: within five standard deviations."""
+    count = 33 * 33 * 100
+    pca = collections.namedtuple("Colour", "std vectors")(np.array([3.0, 2.0, 1.0]), np.linalg.qr(
+        np.random.default_rng(0).normal(size=(3, 3)))[0])
+    views = random_views(count, (3, 256, 256), 224, 7, 8, pca=pca)
+    assert views.top.min() == views.left.min() == 0 and views.top.max() == views.left.max() == 32
+    table = np.bincount(views.top * 33 + views.left, minlength=33 * 33)
+    chi2 = ((table - 100) ** 2 / 100).sum()
+    assert abs(chi2 - 1088) < 5 * np.sqrt(2 * 1088)
+    assert abs(views.mirror.mean() - 0.5) < 5 * 0.5 / np.sqrt(count)
+    assert abs(np.corrcoef(views.mirror, views.left)[0, 1]) < 5 / np.sqrt(count)
+    alpha = views.shift @ pca.vectors / pca.std
+    np.testing.assert_allclose(alpha.mean(axis=0), 0, atol=5 * 0.1 / np.sqrt(count))
+    np.testing.assert_allclose(np.cov(alpha.T), 0.01 * np.eye(3), atol=5 * 0.01 * np.sqrt(2 / count))
+
+
+def test_every_place_is_used_when_rows_and_columns_differ():
+    views = random_views(5000, (1, 9, 8), 6, 0, 0)
+    assert {*zip(views.top.tolist(), views.left.tolist(), strict=True)} == {(y, x) for y in range(4) for x in range(3)}
+
+
+def test_a_batch_stays_as_it_is_until_the_next_is_asked_for(data):
+    """Threads race ahead while the consumer dawdles; the batch it holds must not change, for every size of ring."""
+    reference = collect(data, batch=2, crop=6)
+    for ring in (1, 2, 3):
+        with Loader(data, "train", batch=2, crop=6, ring=ring, threads=3) as loader:
+            for expected, batch in zip(reference, loader, strict=True):
+                time.sleep(0.005)
+                np.testing.assert_array_equal(batch.images, expected.images)
+
+
+def test_buffers_come_from_allocate_and_are_reused(data):
+    made = []
+
+    def allocate(shape, dtype):
+        made.append(np.full(shape, np.nan, dtype))
+        return made[-1]
+
+    with Loader(data, "train", batch=4, crop=6, ring=2, dtype=np.float64, allocate=allocate) as loader:
+        for batch in loader:
+            assert batch.images.dtype == np.float64 and np.isfinite(batch.images).all()
+            assert any(np.shares_memory(batch.images, buffer) for buffer in made)
+    assert len(made) == 2
+
+
+def test_an_error_in_a_thread_arrives_in_its_place(data, monkeypatch):
+    split = data.splits["train"]
+    read = split.pixels.read
+    bad = 4  # file order, batches of 3: image 13 spoils batch 4
+
+    def fail(indices, out):
+        if 13 in indices:
+            raise DataError("image 13 is broken")
+        read(indices, out)
+
+    monkeypatch.setattr(split.pixels, "read", fail)
+    for options in (dict(), dict(threads=3, ring=2), dict(ring=1), dict(threads=5, ring=8)):
+        with Loader(data, "train", batch=3, crop=6, mode="centre", **options) as loader:
+            good = within(10, lambda loader=loader: [next(loader).indices[0] for _ in range(bad)])
+            assert good == [0, 3, 6, 9]
+            for _ in range(2):
+                with pytest.raises(DataError, match="image 13 is broken"):
+                    within(10, lambda loader=loader: next(loader))
+        assert not alive(loader)
+
+
+def alive(loader):
+    return [thread for thread in loader._ring.threads if thread.is_alive()]
+
+
+def test_a_file_cut_short_while_loading(data, tmp_path):
+    path = str(tmp_path / "cut.h5")
+    with open(data.path, "rb") as source, open(path, "wb") as target:
+        target.write(source.read())
+    with Dataset(path) as cut:
+        os.truncate(path, cut.splits["train"].pixels.offset + 12 * cut.mean.size)
+        with Loader(cut, "train", batch=5, crop=6, mode="centre", threads=2) as loader:
+            with pytest.raises(DataError, match="cut.h5: the file ends inside image 12 of 'train'"):
+                within(10, lambda: [None for _ in loader])
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_close_at_any_time(data, taken):
+    for threads, ring in ((1, 1), (2, 4), (4, 2)):
+        loader = Loader(data, "train", batch=2, crop=6, threads=threads, ring=ring)
+        for _ in range(taken):
+            next(loader)
+        time.sleep(0.01)  # let the ring fill
+        within(10, loader.close)
+        within(10, loader.close)
+        assert not alive(loader)
+        with pytest.raises(RuntimeError, match="closed"):
+            within(10, lambda loader=loader: next(loader))
+
+
+def test_close_wakes_a_waiting_consumer():
+    gate = threading.Event()
+    ring = Ring(lambda number, slot: gate.wait(20), 0, 3, 2, 1)
+    closer = threading.Timer(0.1, ring.close)  # waits for the worker, which waits for the gate
+    closer.start()
+    with pytest.raises(RuntimeError, match="closed"):
+        within(10, ring.next)
+    gate.set()
+    closer.join(10)
+    assert not closer.is_alive()
+
+
+def test_a_dropped_loader_ends_its_threads(data):
+    loader = Loader(data, "train", batch=2, crop=6, threads=2)
+    next(loader)
+    threads = loader._ring.threads
+    del loader
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_interrupting_a_waiting_consumer():
+    gate = threading.Event()
+    ring = Ring(lambda number, slot: gate.wait(20), 0, 3, 2, 2)
+    start = time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # as Ctrl-C does
+    with pytest.raises(KeyboardInterrupt):
+        ring.next()
+    gate.set()
+    within(10, ring.close)
+    assert time.monotonic() - start < 10
+
+
+def test_ring_never_begins_a_piece_whose_slot_is_in_use():
+    """With slots full the threads sleep: they run exactly `slots` ahead, the consumer's own slot included."""
+    for slots in (1, 2, 4):
+        begun = []
+        ring = Ring(lambda number, slot, begun=begun: begun.append((number, slot)) or number, 5, 20, slots, 3)
+        time.sleep(0.05)
+        assert sorted(n for n, _ in begun) == list(range(5, 5 + slots))
+        assert ring.next() == 5
+        time.sleep(0.05)
+        assert len(begun) == slots
+        assert ring.next() == 6
+        time.sleep(0.05)
+        assert len(begun) == slots + 1
+        assert all(slot == number % slots for number, slot in begun)
+        within(10, ring.close)
+
+
+def test_arguments_that_do_not_fit(data):
+    good = dict(batch=4, crop=6)
+    for error, words, change in [
+        (DataError, "no split 'val'; it has train", dict(split="val")),
+        (DataError, "cannot cut 9×9 out of images of 9×8", dict(crop=9)),
+        (DataError, "cannot cut 0×0", dict(crop=0)),
+        (DataError, "23 images, not one full batch of 24", dict(batch=24, drop_last=True)),
+        (ValueError, "mode must be one of train, centre, ten", dict(mode="center")),
+        (ValueError, "must be at least 1", dict(batch=0)),
+        (ValueError, "must be at least 1", dict(threads=0)),
+        (ValueError, "must be at least 1", dict(ring=0)),
+        (ValueError, "start must be a batch in 0..6, not 7", dict(start=7)),
+        (ValueError, "floating-point", dict(dtype=np.uint8)),
+    ]:
+        options = {"split": "train", **good, **change}
+        with pytest.raises(error, match=words):
+            Loader(data, options.pop("split"), **options)
