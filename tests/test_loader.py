@@ -308,14 +308,19 @@ def test_ring_never_begins_a_piece_whose_slot_is_in_use():
     for slots in (1, 2, 4):
         begun = []
         ring = Ring(lambda number, slot, begun=begun: begun.append((number, slot)) or number, 5, 20, slots, 3)
-        time.sleep(0.05)
-        assert sorted(n for n, _ in begun) == list(range(5, 5 + slots))
-        assert ring.next() == 5
-        time.sleep(0.05)
-        assert len(begun) == slots
-        assert ring.next() == 6
-        time.sleep(0.05)
-        assert len(begun) == slots + 1
+
+        def settled(begun=begun, wanted=5 + slots):
+            deadline = time.monotonic() + 10
+            while len(begun) < wanted and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.02)  # for one too many to show
+            return len(begun) == wanted
+
+        assert settled(wanted=slots)
+        for taken in range(3):  # what is taken frees nothing until the next is asked for
+            assert ring.next() == 5 + taken
+            assert settled(wanted=slots + taken)
+        assert sorted(n for n, _ in begun) == list(range(5, 7 + slots))
         assert all(slot == number % slots for number, slot in begun)
         within(10, ring.close)
 
