@@ -17,7 +17,7 @@ def stratified_split(labels, count, seed=0):
         raise DataError(f"cannot take {count} of {len(labels)} images in {len(present)} classes for validation: "
                         "take at least 1 and leave one of each class for training")
     exact = count * sizes / len(labels)
-    take = np.minimum(exact.astype(np.int64), sizes - 1)
+    take = exact.astype(np.int64)  # rounded down: below a class's size, as count is below the number of images
     order = np.argsort(take - exact, kind="stable")  # most short-changed class first
     while take.sum() < count:
         for k in order:

@@ -1,6 +1,7 @@
 """The loader against a naive reference, one image at a time; and that nothing waits for ever."""
 
 import collections
+import faulthandler
 import gc
 import os
 import signal
@@ -19,6 +20,14 @@ from data.ring import Ring
 from data.writer import Writer
 
 COUNT = 23
+
+
+@pytest.fixture(autouse=True)
+def no_test_hangs():
+    """A loader that waits for ever must not do so to the tests: after a minute, say where everybody is and end."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module", params=["grey", "colour"])

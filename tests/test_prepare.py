@@ -234,6 +234,8 @@ def test_idx(tmp_path, rng, suffix):
         assert (np.abs(share) < 1).all()
         np.testing.assert_allclose(data.mean, train.mean(axis=0), rtol=1e-6)
         assert data.pca is None
+    with Dataset(prepare(str(tmp_path / "digits"), out, val=40, seed=4)) as data:
+        assert (data.read("val", range(40)) != val).any()
 
 
 def test_idx_class_names(tmp_path, rng):
