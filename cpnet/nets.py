@@ -42,7 +42,7 @@ def alexnet(image, classes, profile, act, norm, *, columns=2, sixth=False):
         Conv("conv3", int(384 * share), 3, pad=1, reads="all", std=middle, **trained), act("conv3"),
         Conv("conv4", int(384 * share), 3, pad=1, std=middle, bias=1, **trained), act("conv4"),
         Conv("conv5", 256, 3, pad=1, std=middle, bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
-        *([Conv("conv6", 128 * columns, 3, pad=1, reads="all", std=0.03, bias=1, **trained), act("conv6")] if sixth else []),
+        *([Conv("conv6", 128 * columns, 3, pad=1, reads="all", std=0.03, bias=1, **trained), act("conv6")] * sixth),
         Linear("fc6", 4096, bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
         Linear("fc7", 4096, bias=1, **trained), act("fc7"), Dropout("fc7 dropout"),
         Linear("fc8", classes, undivided=True, **trained),
@@ -130,9 +130,10 @@ class Table:
 def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="relu", lrn=True):
     """The Table of the net `name` for crops of shape `image` (C, H, W). Raises CpnetError for settings that do not fit."""
     net = choose(name, NETS, "net")
-    settings = {"name": name, "image": list(image), "classes": classes, "profile": profile, "activation": activation, "lrn": lrn}
+    settings = dict(name=name, image=list(image), classes=classes, profile=profile, activation=activation, lrn=lrn)
     if min(image[1:]) < net.smallest:
-        raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, not {image[1]}×{image[2]}: try --net mini")
+        raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, these are {image[1]}×{image[2]}: "
+                         "try --net mini")
     choice = choose(profile, PROFILES, "profile")
     unit = choose(activation, {"relu": ReLU, "tanh": Tanh}, "activation")
     layers = net.layers(tuple(image), classes, choice,
@@ -150,7 +151,7 @@ def choose(value, options, what):
 
 
 def crop_size(size):
-    """Side of the crop taken from images of `size` pixels: 224 of 256, in proportion for others, rounded down (24 of 28, 28 of 32)."""
+    """Side of the crops taken from images of `size` pixels: 224 of 256; in proportion 24 of 28 and 28 of 32."""
     return size * 7 // 8
 
 

@@ -1,0 +1,84 @@
+"""Checkpoints: one HDF5 file that holds all of a run, readable with h5py and nothing else.
+
+    attributes      format = "cpnet-checkpoint", version; settings, state (JSON text)
+    values/NAME     every parameter as a whole array, whatever the placement it was trained in
+    velocities/NAME the update rule's velocities
+    mean, classes   the data set's mean image (C, H, W) and class names: enough to predict from this file alone
+
+A file appears under its name only when it is complete and on the disk, so an interrupted save leaves the old one.
+"""
+import io
+import json
+import os
+
+import h5py
+import numpy as np
+
+from cpnet.errors import CpnetError
+
+FORMAT, VERSION = "cpnet-checkpoint", 1
+KINDS = "values", "velocities"
+
+
+def write_atomically(path, content):
+    """Write bytes or text to `path` by way of a temporary file. Raises CpnetError, leaving the old file, if it cannot."""
+    temporary = f"{path}.partial"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise CpnetError(f"{path}: could not be written ({error.strerror}); what was there before is untouched") from error
+
+
+def save(path, network, *, settings, state, mean, classes):
+    """Write a checkpoint. settings, state: what JSON can hold. Raises CpnetError if the disk will not have it."""
+    image = io.BytesIO()  # HDF5 does not survive a full disk cleanly, so the file is made in memory
+    with h5py.File(image, "w") as file:
+        file.attrs.update(format=FORMAT, version=VERSION, settings=json.dumps(settings), state=json.dumps(state))
+        for kind in KINDS:
+            for name in network.parameters:
+                file[f"{kind}/{name}"] = network.get(kind, name)
+        file["mean"] = mean
+        file["classes"] = list(classes)
+    write_atomically(path, image.getbuffer())
+
+
+class Checkpoint:
+    """A checkpoint's content: settings, state, mean, classes, and arrays[kind][name]. Raises CpnetError if it is not one."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            with h5py.File(path) as file:
+                if file.attrs.get("format") != FORMAT:
+                    raise CpnetError(f"{path}: is an HDF5 file but not a checkpoint of this program")
+                if file.attrs["version"] != VERSION:
+                    raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version {VERSION}")
+                self.settings, self.state = (json.loads(file.attrs[key]) for key in ("settings", "state"))
+                self.mean = file["mean"][()]
+                self.classes = [name.decode() for name in file["classes"][()]]
+                self.arrays = {kind: {name: file[kind][name][()] for name in file[kind]} for kind in KINDS}
+        except FileNotFoundError:
+            raise CpnetError(f"{path}: there is no such checkpoint") from None
+        except (OSError, KeyError, ValueError) as error:
+            raise CpnetError(f"{path}: cannot be read as a checkpoint ({error}); is it whole?") from error
+
+    def restore(self, network, kinds=KINDS):
+        """Give `network` the arrays. Raises CpnetError, naming the first difference, for a checkpoint of another net."""
+        for kind in kinds:
+            arrays = self.arrays[kind]
+            for name in sorted({*arrays, *network.parameters}):
+                if name not in arrays or name not in network.parameters:
+                    raise CpnetError(f"{self.path}: is of another net: {name} is only in "
+                                     f"{'the checkpoint' if name in arrays else 'the net'}")
+                if arrays[name].shape != network.parameters[name].shape:
+                    raise CpnetError(f"{self.path}: is of another net: {name} is {arrays[name].shape} there, "
+                                     f"{network.parameters[name].shape} in the net")
+                if not np.isfinite(arrays[name]).all():
+                    raise CpnetError(f"{self.path}: {name} holds values that are not finite")
+                network.set(kind, name, arrays[name])

@@ -1,0 +1,32 @@
+"""Class names and probabilities for image files, from a checkpoint alone."""
+import numpy as np
+
+from cpnet.evaluate import probabilities
+from cpnet.nets import crop_size
+from data.image import load_image
+
+
+def load_crops(paths, mean, crop):
+    """Image files → centred crops float32 (C, crop, crop, N), prepared as the training images were (section 2).
+
+    mean (C, H, W): the data set's mean image; its channels and size are the images'. The shorter side is scaled to that
+    size, the central square kept, and of it the central crop, as in validation. Raises DataError for a file that is no image.
+    """
+    size = mean.shape[1]
+    images = np.stack([load_image(path, size, channels=len(mean)) for path in paths], axis=-1).astype(np.float32)
+    images -= mean[..., None]
+    start = (size - crop) // 2
+    return np.ascontiguousarray(images[:, start:start + crop, start:start + crop])
+
+
+def predict(network, mean, classes, paths, *, top=5, batch=32):
+    """For each path {"image": path, "predictions": [{"index", "class", "probability"}, …]}, the most probable first."""
+    results = []
+    for start in range(0, len(paths), batch):
+        some = paths[start:start + batch]
+        chances = probabilities(network, load_crops(some, mean, crop_size(mean.shape[1])))
+        for path, chance in zip(some, chances.T, strict=True):
+            best = np.argsort(-chance, kind="stable")[:top]
+            results.append({"image": str(path), "predictions": [
+                {"index": int(k), "class": classes[k], "probability": float(chance[k])} for k in best]})
+    return results

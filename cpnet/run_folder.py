@@ -1,0 +1,63 @@
+"""What a run leaves behind: the folder runs/<name>/ with its settings, log, curves and checkpoints."""
+import json
+import os
+import shutil
+from pathlib import Path
+
+from cpnet.checkpoint import Checkpoint, write_atomically
+from cpnet.errors import CpnetError
+from cpnet.figures import curves
+
+LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"
+
+
+class RunFolder:
+    """runs/<name>/: config.json, log.jsonl, curves.png, checkpoint-last.h5, checkpoint-best.h5."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.last, self.best = self.path / LAST, self.path / BEST
+
+    def create(self, settings, *, overwrite=False):
+        """Make the folder, empty. Raises CpnetError if there is one already, unless it may be overwritten."""
+        if self.path.exists():
+            if not overwrite:
+                raise CpnetError(f"{self.path}: exists already; continue it with --resume {self.path.name}, replace it with "
+                                 "--overwrite, or choose another --name")
+            if any(self.path.iterdir()) and not (self.path / "config.json").exists():
+                raise CpnetError(f"{self.path}: is not the folder of a run, so it will not be overwritten; choose another --name")
+            shutil.rmtree(self.path)
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise CpnetError(f"{self.path}: could not be made ({error.strerror})") from error
+        self.write_settings(settings)
+
+    def write_settings(self, settings):
+        """Write config.json."""
+        write_atomically(self.path / "config.json", json.dumps(settings, indent=2) + "\n")
+
+    def write_history(self, history):
+        """Write the log, one object an epoch, and the curves. Both are made from the whole history: no line twice."""
+        write_atomically(self.path / "log.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
+        if history:
+            curves(history, self.path / "curves.png")
+
+
+def first_free(root, net):
+    """The first of <net>-1, <net>-2, … for which `root` has no folder."""
+    k = 1
+    while os.path.exists(os.path.join(root, f"{net}-{k}")):
+        k += 1
+    return f"{net}-{k}"
+
+
+def find(root, name=None):
+    """The folder and the checkpoint of the run `name`, or of the newest run. Raises CpnetError if there is none."""
+    if name:
+        folder = RunFolder(Path(root) / name)
+        return folder, Checkpoint(folder.last)
+    saved = sorted(Path(root).glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+    if not saved:
+        raise CpnetError(f"--resume: there is no run with a checkpoint under {root}")
+    return RunFolder(saved[-1].parent), Checkpoint(saved[-1])

@@ -1,0 +1,189 @@
+"""Training (section 5): the loop over epochs and batches, what is measured, when it is saved, and how it stops."""
+import math
+import time
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from cpnet import checkpoint
+from cpnet.errors import CpnetError
+from cpnet.evaluate import Stopped, evaluate
+from cpnet.layers import Pass
+from cpnet.ops import softmax
+from cpnet.schedule import schedule
+from data.loader import Loader
+
+STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
+STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets; if it
+lasts, the weights pass on too little: try --profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03
+(the plateau that most re-implementations of this net report), or another --lr."""
+WEEKS = """at this speed {epochs} epochs take about {duration}. The paper's two GPUs needed under a week. To see the whole system
+in minutes, train the bundled set: python run.py --epochs 5. Training goes on; Ctrl-C stops it and keeps what it learned."""
+
+
+@dataclass
+class State:
+    """Where a run is; with the weights and velocities, all that going on needs."""
+    epoch: int = 0  # epochs that are over
+    batch: int = 0  # batches of the present epoch that are over
+    step: int = 0  # updates made
+    loss: float = 0.0  # sums over the present epoch's training images
+    wrong: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    schedule: dict | None = None
+    history: list = field(default_factory=list)  # one object an epoch, the lines of log.jsonl
+
+    def best(self):
+        """The smallest validation error so far."""
+        return min((line["val_top1"] for line in self.history), default=math.inf)
+
+
+class Trainer:
+    """Trains `network` on `dataset` as `settings` say, in `folder` (a RunFolder), from `state` on.
+
+    settings (a dict): epochs, batch, lr, momentum, decay, schedule, seed, mirror, colour, checkpoint_minutes, loader_threads.
+    `stop()` is asked after every step; once true, the run is saved and Stopped raised.
+    """
+
+    def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write, progress=True):
+        self.network, self.dataset, self.folder, self.settings = network, dataset, folder, settings
+        self.state, self.stop, self.say, self.progress = state or State(), stop, say, progress
+        self.schedule = schedule(settings["schedule"], settings["epochs"])
+        if self.state.schedule:
+            self.schedule.restore(self.state.schedule)
+        self.saved_at = time.monotonic()
+        self.warned = False
+
+    @property
+    def rate(self):
+        """The present learning rate."""
+        return self.settings["lr"] / 10**self.schedule.drops
+
+    def train(self):
+        """Train to the last epoch. Raises Stopped when asked to stop, CpnetError for a loss that is not finite."""
+        self.folder.write_history(self.state.history)
+        if not self.folder.last.exists():
+            self.save()
+        while self.state.epoch < self.settings["epochs"]:
+            try:
+                self._epoch()
+                result = self._validate()
+            except Stopped:
+                self.save()
+                raise
+            self._finish_epoch(result)
+
+    def step(self, images, labels):
+        """One step: forward, loss, backward, update. Returns the sums over the batch of the loss and the top-1 errors."""
+        state = self.state
+        logits = self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=state.step))
+        loss = float(softmax.cross_entropy_forward(logits, labels).sum(dtype=np.float64))
+        if not math.isfinite(loss):
+            raise CpnetError(self._diagnosis(images, loss))
+        wrong = int((softmax.label_rank(logits, labels) >= 1).sum())
+        self.network.backward(labels)
+        self.network.update(self.rate, momentum=self.settings["momentum"], decay=self.settings["decay"])
+        state.step += 1
+        return loss, wrong
+
+    def save(self, best=False):
+        """Write checkpoint-last.h5, and checkpoint-best.h5 where this is the best so far."""
+        self._check_finite()
+        self.state.schedule = self.schedule.state()
+        for path in [self.folder.best] * best + [self.folder.last]:
+            checkpoint.save(path, self.network, settings=self.settings, state=asdict(self.state),
+                            mean=self.dataset.mean, classes=self.dataset.classes)
+        self.saved_at = time.monotonic()
+
+    def _epoch(self):
+        """The rest of the present epoch's batches."""
+        settings, state = self.settings, self.state
+        with Loader(self.dataset, "train", batch=settings["batch"], crop=self.network.table.image[1], seed=settings["seed"],
+                    epoch=state.epoch, start=state.batch, drop_last=True, mirror=settings["mirror"], colour=settings["colour"],
+                    threads=settings["loader_threads"], dtype=self.network.dtype) as loader, \
+             tqdm(total=state.images + len(loader) * settings["batch"], initial=state.images, unit=" images", leave=False,
+                  desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
+            last, began, before = state.batch + len(loader), time.perf_counter(), state.seconds
+            for images, labels, _ in loader:
+                loss, wrong = self.step(images, labels)
+                state.batch += 1
+                state.loss += loss
+                state.wrong += wrong
+                state.images += len(labels)
+                state.seconds = before + time.perf_counter() - began
+                bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", refresh=False)
+                bar.update(len(labels))
+                self._notice(last)
+                if self.stop():
+                    raise Stopped
+                if time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]:
+                    self.save()
+
+    def _validate(self):
+        return evaluate(self.network, self.dataset, "val", batch=self.settings["batch"],
+                        threads=self.settings["loader_threads"], progress=self.progress, stop=self.stop)
+
+    def _finish_epoch(self, result):
+        state, rate = self.state, self.rate
+        best = result["top1"] < state.best()
+        state.epoch += 1
+        line = {"epoch": state.epoch, "step": state.step, "lr": rate,
+                "train_loss": state.loss / state.images, "train_top1": state.wrong / state.images,
+                "val_loss": result["loss"], "val_top1": result["top1"], "val_top5": result["top5"],
+                "images_per_s": state.images / state.seconds, "seconds": state.seconds}
+        state.history.append(line)
+        self.schedule.after_epoch(state.epoch, result["top1"])
+        state.batch = state.images = state.wrong = 0
+        state.loss = state.seconds = 0.0
+        self.save(best)
+        self.folder.write_history(state.history)
+        self.say(self._epoch_line(line) + (f"; the rate drops to {self.rate:g}" if self.rate < rate else ""))
+
+    def _epoch_line(self, line):
+        left = line["seconds"] * (self.settings["epochs"] - line["epoch"])
+        return (f"epoch {line['epoch']}/{self.settings['epochs']}: rate {line['lr']:g}, training loss {line['train_loss']:.4f}, "
+                f"error {line['train_top1']:.2%}; validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, "
+                f"top-5 {line['val_top5']:.2%}; {line['images_per_s']:,.0f} images/s, {duration(left)} left")
+
+    def _notice(self, last):
+        """Say once what a person should know: a run that will take weeks, a loss that does not leave the plateau."""
+        state, classes = self.state, len(self.dataset.classes)
+        if state.batch == 3:
+            whole = state.seconds / state.images * len(self.dataset.splits["train"]) * self.settings["epochs"]
+            if whole > 2 * 86400:
+                self.say(WEEKS.format(epochs=self.settings["epochs"], duration=duration(whole)))
+        mean = state.loss / state.images
+        due = state.batch == last or state.step == STUCK_STEPS
+        if due and not self.warned and mean > 0.99 * math.log(classes):
+            self.warned = True
+            self.say(STUCK.format(loss=mean, classes=classes))
+
+    def _diagnosis(self, images, loss):
+        """Which layer went wrong first, and what to do."""
+        where = []
+
+        def watch(layer, outputs):
+            if not where and not all(np.isfinite(output).all() for output in outputs):
+                where.append(layer.name)
+
+        self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=self.state.step), watch)
+        place = f"first in layer {where[0]}" if where else "in the loss itself"
+        return (f"the loss is {loss} at step {self.state.step}: {place}. Stopped; {self.folder.last} is from before. "
+                f"Try a smaller --lr than {self.settings['lr']:g}")
+
+    def _check_finite(self):
+        for name in self.network.parameters:
+            if not np.isfinite(self.network.get("values", name)).all():
+                raise CpnetError(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is from "
+                                 f"before. Try a smaller --lr than {self.settings['lr']:g}")
+
+
+def duration(seconds):
+    """Seconds in the two units a person would use."""
+    for unit, size, smaller, part in (("weeks", 604800, "days", 86400), ("days", 86400, "h", 3600), ("h", 3600, "min", 60),
+                                      ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} {int(seconds % size // part)} {smaller}"
+    return f"{seconds:.0f} s"
