@@ -1,7 +1,7 @@
 """The arguments of one launch: checked against the kernel's signature, and laid out for machine.h.
 
-CuPy passes whatever it is given: a Python int as 8 bytes where the kernel reads 4, a float64 array where it reads floats.
-Here that is a TypeError.
+CuPy passes whatever it is given: a Python int as 8 bytes where the kernel reads 4, a float64 array where it reads
+floats.  Here that is a TypeError.
 """
 
 import ctypes

@@ -109,7 +109,10 @@ class RawModule:
 
 
 class RawKernel:
-    """kernel(grid, block, args, shared_mem=bytes): runs to the end; CuemuError on a fault, TypeError on a wrong argument."""
+    """kernel(grid, block, args, shared_mem=bytes) returns when all is done.
+
+    Raises CuemuError for a fault in the kernel, TypeError for an argument that is not exactly of its parameter's type.
+    """
 
     def __init__(self, code, name, options=(), mode=None):
         names = [name] if "<" in name else None

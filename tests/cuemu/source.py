@@ -6,13 +6,14 @@ import re
 from .errors import CuemuError
 
 _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.S)
-_DYNAMIC_SHARED = re.compile(r"\bextern\s+__shared__\s+((?:__align__|alignas)\s*\(\s*\d+\s*\))?([^;\[\]]*?)(\w+)\s*\[\s*\]\s*;")
+_ALIGNMENT = r"(?:(?:__align__|alignas)\s*\(\s*\d+\s*\))?"
+_DYNAMIC_SHARED = re.compile(rf"\bextern\s+__shared__\s+{_ALIGNMENT}([^;\[\]]*?)(\w+)\s*\[\s*\]\s*;")
 _STATIC_SHARED = re.compile(r"\b__shared__\s+([^;]+);")
 _UNROLL = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+unroll\b[ \t]*\(?[ \t]*(\w*)[ \t]*\)?[ \t]*$", re.M)
 
 
 def flatten(path, _seen=None):
-    """The text of a file with every #include "..." in place, and #line directives so that faults name the right line."""
+    """The text of a file with every #include "..." in place, and #line directives so that faults name their line."""
     seen = set() if _seen is None else _seen
     name, folder = os.path.basename(path), os.path.dirname(path)
     lines = [f'#line 1 "{name}"']
@@ -63,10 +64,10 @@ def split_at_commas(text):
 
 
 def for_host(text, unroll):
-    """The kernel text with the few things changed that macros cannot: declarations of shared memory and #pragma unroll."""
+    """The text with the things changed that macros cannot: declarations of shared memory and #pragma unroll."""
 
     def dynamic(match):
-        return f"CUEMU_DYNAMIC_SHARED({match[3]}, {match[2].strip()});"
+        return f"CUEMU_DYNAMIC_SHARED({match[2]}, {match[1].strip()});"
 
     def static(match):
         first, *others = split_at_commas(match[1])
@@ -79,7 +80,7 @@ def for_host(text, unroll):
         for part in [parsed[2] + parsed[3], *others]:
             name = re.match(r"\w+", part)[0]
             out.append(f"CUEMU_SHARED({name}, {kind} {part});")
-        return " ".join(out) + "\n" * 0
+        return " ".join(out)
 
     text = without_comments(text)
     text = _DYNAMIC_SHARED.sub(dynamic, text)

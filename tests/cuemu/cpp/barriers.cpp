@@ -47,7 +47,7 @@ void leave_block(Thread& thread) {
 
 // ---- the warp -------------------------------------------------------------------------------------------------------
 
-// Performs the operation that lanes with this mask wait in, if none is missing.  Lanes that have left are not waited for.
+// Performs the operation that the lanes in mask wait in, if none is missing.  Lanes that have left are not missed.
 static void try_operation(Warp& warp, uint32_t mask) {
   const int slot = __builtin_ctz(mask);
   const uint32_t lanes = mask & warp.present & ~warp.exited;
@@ -67,7 +67,8 @@ void release_warp_operations(Warp& warp) {
 void warp_operation(uint32_t mask, WarpOperation operation, Where at) {
   Thread& me = *current;
   Warp& warp = warps[me.warp];
-  if (!(mask >> me.lane & 1)) fail("divergent warp", at, "the calling lane %d is not in the mask 0x%08x", me.lane, mask);
+  if (!(mask >> me.lane & 1))
+    fail("divergent warp", at, "the calling lane %d is not in the mask 0x%08x", me.lane, mask);
   for (uint32_t arrived : warp.arrived) {
     if (!arrived) continue;
     const Thread& other = warp.lanes[__builtin_ctz(arrived)];

@@ -27,12 +27,12 @@ struct Region {
   Cell* cells;
   int grain;                           // bytes a cell: 4, or 1 from the first access that is not of whole words
   int array;                           // an array argument's number, or -1: shared memory
-  const char* name;
+  const char* name;                    // of a shared variable; null: dynamic shared memory
   uint8_t* written;                    // of an array declared uninitialised
 };
 static std::vector<Region> regions;
 static size_t recent;                  // the region found last
-static uint64_t accesses;
+static uint64_t steps;
 static double deadline;
 
 static double seconds() {
@@ -41,16 +41,23 @@ static double seconds() {
   return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
+void check_time(void* code) {
+  if (!launch->check || ++steps % (1 << 20) || seconds() < deadline) return;
+  const char* message = "the kernel has not finished within %g s";
+  if (code) fail("timeout", code, message, launch->timeout);
+  fail("timeout", current->at, message, launch->timeout);
+}
+
 static void add_region(char* begin, size_t bytes, int array, const char* name, uint8_t* written) {
   regions.push_back({begin, begin + bytes, (Cell*)calloc(bytes / 4 + 1, sizeof(Cell)), 4, array, name, written});
 }
 
 void begin_checks() {
-  recent = accesses = 0;
+  recent = steps = 0;
   deadline = seconds() + launch->timeout;
   for (uint32_t i = 0; i < launch->array_count; i++) {
     const Array& a = launch->arrays[i];
-    add_region(a.begin, a.bytes, i, "", a.written);
+    add_region(a.begin, a.bytes, i, nullptr, a.written);
   }
 }
 
@@ -93,12 +100,20 @@ static bool is_builtin_variable(const char* p) {
 
 // ---- faults.  {array} and {other} are filled in by the Python side, which knows names, shapes and line numbers. -----
 
+static const char* name_of(const Region& r) {
+  static char text[80];
+  if (r.array >= 0) return "{array}";
+  if (!r.name) return "dynamic shared memory";
+  snprintf(text, sizeof text, "__shared__ %s", r.name);
+  return text;
+}
+
 static const char* place(const Region& r, const char* p) {
-  static char text[100];
+  static char text[120];
   fault->array = r.array;
   fault->offset = p - r.begin;
   if (r.array >= 0) return "{array}";
-  snprintf(text, sizeof text, "__shared__ %s at byte %td", r.name, p - r.begin);
+  snprintf(text, sizeof text, "%s at byte %td", name_of(r), p - r.begin);
   return text;
 }
 
@@ -115,11 +130,11 @@ static const char* verb(int how) { return how & ATOMIC ? "atomic" : how & WRITE 
   const char* side = p < nearest->begin ? "before the start of" : "past the end of";
   fault->array = nearest->array;
   fault->offset = -1;
-  fail("out of bounds", code, "%s of %zu bytes reaches %ld bytes %s %s%s", verb(how), bytes, best, side,
-       nearest->array < 0 ? "" : "{array}", nearest->name);
+  fail("out of bounds", code, "%s of %zu bytes reaches %ld bytes %s %s", verb(how), bytes, best, side, name_of(*nearest));
 }
 
-[[noreturn]] static void race(const Region& r, const char* p, int how, void* code, const char* other, uint32_t other_code) {
+[[noreturn]] static void race(const Region& r, const char* p, int how, void* code, const char* other,
+                              uint32_t other_code) {
   fault->other_code = other_code;
   fail("race", code, "this %s of %s and the %s at {other} are not ordered", verb(how), place(r, p), other);
 }
@@ -188,7 +203,7 @@ static void check_cell(Region& r, const char* p, Cell& c, int how, void* code) {
   }
   if (c.how & COPY) {
     fault->other_code = c.write_code;
-    fail("unwaited copy", code, "%s of %s, where the cp.async at {other} has not been waited for", verb(how), place(r, p));
+    fail("unwaited copy", code, "%s of %s, but nobody has waited for the cp.async at {other}", verb(how), place(r, p));
   }
   if (conflicts_with_write(c, how)) {
     char other[60];
@@ -207,8 +222,7 @@ void check_access(const void* address, size_t bytes, int how, void* code) {
   if (!launch->check) return;
   const char* p = (const char*)address;
   if (on_stacks(p)) return;                      // locals and arguments
-  if (++accesses % (1 << 20) == 0 && seconds() > deadline)
-    fail("timeout", code, "the kernel has not finished within %g s", launch->timeout);
+  check_time(code);
   Region* r = find(p, bytes);
   if (!r) {
     if (!(how & WRITE) && (is_builtin_variable(p) || (p >= launch->image && p < launch->image_end))) return;
@@ -230,14 +244,9 @@ void check_landed(const void* address, size_t bytes, void* code) {
 }
 
 void check_alignment(const void* address, Where at) {
-  if (const Region* r = find((const char*)address, 1)) fail("misaligned", at, "vector access of %s", place(*r, (const char*)address));
+  if (const Region* r = find((const char*)address, 1))
+    fail("misaligned", at, "vector access of %s", place(*r, (const char*)address));
   fail("misaligned", at, "vector access of a local variable");
-}
-
-void check_atomic(void* address, size_t bytes) {
-  void* code = __builtin_return_address(0);
-  if ((uintptr_t)address % bytes) fail("misaligned", code, "atomic on %zu bytes: misaligned address", bytes);
-  check_access(address, bytes, WRITE | ATOMIC, code);
 }
 
 }  // namespace cuemu

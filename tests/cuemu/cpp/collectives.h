@@ -4,7 +4,9 @@
 #define warpSize 32
 
 inline void __syncthreads(cuemu::Where at = cuemu::Where::here()) { cuemu::barrier(false, at); }
-inline int __syncthreads_count(int vote, cuemu::Where at = cuemu::Where::here()) { return cuemu::barrier(vote, at).count; }
+inline int __syncthreads_count(int vote, cuemu::Where at = cuemu::Where::here()) {
+  return cuemu::barrier(vote, at).count;
+}
 inline int __syncthreads_and(int vote, cuemu::Where at = cuemu::Where::here()) { return cuemu::barrier(vote, at).all; }
 inline int __syncthreads_or(int vote, cuemu::Where at = cuemu::Where::here()) { return cuemu::barrier(vote, at).any; }
 inline void __syncwarp(unsigned mask = ~0u, cuemu::Where at = cuemu::Where::here()) { cuemu::sync_warp(mask, at); }

@@ -24,12 +24,12 @@
 // Functions that the checker must not look into: they call the runtime, or use what it has checked.
 #define CUEMU_PLAIN __attribute__((no_sanitize("thread", "undefined")))
 
-// source.py rewrites `extern __shared__ float s[];` and `__shared__ float s[8];` to these.  In check mode a variable lies
-// far from others and is aligned no better than its type demands, so that a forgotten __align__(16) shows.
+// source.py rewrites `extern __shared__ float s[];` and `__shared__ float s[8];` to these.  In check mode a variable
+// lies far from others and is aligned no better than its type demands, so that a forgotten __align__(16) shows.
 #define CUEMU_DYNAMIC_SHARED(name, ...) __VA_ARGS__* const name = (__VA_ARGS__*)cuemu::dynamic_shared()
 #ifdef CUEMU_CHECK
 #define CUEMU_GAP (64 << 10)
-#define CUEMU_SHARED(name, ...)                                                                                         \
+#define CUEMU_SHARED(name, ...)                                                                                        \
   struct cuemu_type_##name { __VA_ARGS__; };                                                                           \
   static struct alignas(256) {                                                                                         \
     char below[CUEMU_GAP + alignof(cuemu_type_##name)];                                                                \
@@ -44,10 +44,10 @@
 
 // ---- vector types ---------------------------------------------------------------------------------------------------
 
-#define CUEMU_VECTOR3(name, T)                                                                                          \
+#define CUEMU_VECTOR3(name, T)                                                                                         \
   struct name##3 { T x, y, z; };                                                                                       \
   static inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }
-#define CUEMU_VECTORS(name, T)                                                                                          \
+#define CUEMU_VECTORS(name, T)                                                                                         \
   struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                                                   \
   struct alignas(4 * sizeof(T) > 16 ? 16 : 4 * sizeof(T)) name##4 { T x, y, z, w; };                                   \
   static inline name##2 make_##name##2(T x, T y) { return {x, y}; }                                                    \
@@ -68,3 +68,8 @@ static inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, 
 #include "device_helpers.h"
 #include "intrinsics.h"
 #include "entry.h"
+
+#ifdef CUEMU_CHECK
+#define memcpy cuemu::copy_memory
+#define memset cuemu::set_memory
+#endif

@@ -4,14 +4,14 @@
 
 // Copies of 4, 8 or 16 bytes from global to shared memory that go on while the thread does something else.
 // The forms with `inside` store zeros where it is false, and do not read.
-inline void cp_async4(void* to, const void* from) { cuemu::copy_async(to, from, 4, 4); }
-inline void cp_async8(void* to, const void* from) { cuemu::copy_async(to, from, 8, 8); }
-inline void cp_async16(void* to, const void* from) { cuemu::copy_async(to, from, 16, 16); }
-inline void cp_async4z(void* to, const void* from, bool inside) { cuemu::copy_async(to, from, 4, inside ? 4 : 0); }
-inline void cp_async8z(void* to, const void* from, bool inside) { cuemu::copy_async(to, from, 8, inside ? 8 : 0); }
-inline void cp_async16z(void* to, const void* from, bool inside) { cuemu::copy_async(to, from, 16, inside ? 16 : 0); }
-inline void cp_async_commit() { cuemu::commit_copies(); }          // this thread's copies since the last one: a group
-template <int N> inline void cp_async_wait() { cuemu::wait_copies(N); }  // until at most N groups are under way
+__forceinline__ void cp_async4(void* to, const void* from) { cuemu::copy_async(to, from, 4, 4); }
+__forceinline__ void cp_async8(void* to, const void* from) { cuemu::copy_async(to, from, 8, 8); }
+__forceinline__ void cp_async16(void* to, const void* from) { cuemu::copy_async(to, from, 16, 16); }
+__forceinline__ void cp_async4z(void* to, const void* from, bool inside) { cuemu::copy_async(to, from, 4, inside ? 4 : 0); }
+__forceinline__ void cp_async8z(void* to, const void* from, bool inside) { cuemu::copy_async(to, from, 8, inside ? 8 : 0); }
+__forceinline__ void cp_async16z(void* to, const void* from, bool inside) { cuemu::copy_async(to, from, 16, inside ? 16 : 0); }
+__forceinline__ void cp_async_commit() { cuemu::commit_copies(); }          // this thread's copies since the last one: a group
+template <int N> __forceinline__ void cp_async_wait() { cuemu::wait_copies(N); }  // until at most N groups are under way
 
 // ldmatrix: lane 8m + i passes the address in shared memory of row i (16 bytes) of matrix m, and every lane gets word
 // lane % 4 of row lane / 4 of each matrix.

@@ -13,7 +13,8 @@ CUEMU_PLAIN inline void call(void** arguments, void (*kernel)(Args...)) {
   call(arguments, kernel, std::index_sequence_for<Args...>());
 }
 
-// A type as NumPy writes it: f4, i8, u1, b1; s16 for a struct of 16 bytes; p or P before what a pointer points to, P if const.
+// A type as NumPy writes it: f4, i8, u1, b1; s16 for a struct of 16 bytes; p before what a pointer points to, P if
+// that is const.
 template <class T>
 CUEMU_PLAIN char* write_type(char* out) {
   using Plain = typename std::remove_cv<T>::type;
@@ -45,9 +46,9 @@ extern "C" char _DYNAMIC[] __attribute__((visibility("hidden")));
 
 // These are expanded after the kernels' text, so their names must not be ones that it may have defined as macros.
 #define CUEMU_EXPORT extern "C" __attribute__((visibility("default")))
-#define CUEMU_IMAGE                                                                                                     \
+#define CUEMU_IMAGE                                                                                                    \
   CUEMU_EXPORT char* cuemu_image() { return __ehdr_start; }                                                            \
   CUEMU_EXPORT char* cuemu_image_end() { return _DYNAMIC; }
-#define CUEMU_KERNEL(number, ...)                                                                                       \
-  CUEMU_EXPORT CUEMU_PLAIN void cuemu_call_##number(void** cuemu_values) { cuemu::call(cuemu_values, __VA_ARGS__); }    \
+#define CUEMU_KERNEL(number, ...)                                                                                      \
+  CUEMU_EXPORT CUEMU_PLAIN void cuemu_call_##number(void** cuemu_values) { cuemu::call(cuemu_values, __VA_ARGS__); }   \
   CUEMU_EXPORT CUEMU_PLAIN const char* cuemu_signature_##number() { return cuemu::signature(__VA_ARGS__); }

@@ -1,5 +1,5 @@
-// In check mode kernels are compiled with -fsanitize=thread and a few of -fsanitize=undefined, but not linked with their
-// libraries: the calls that the compiler inserts before every load and store, and on every fault, arrive here instead.
+// In check mode kernels are compiled with -fsanitize=thread and parts of -fsanitize=undefined, but not linked with
+// their libraries: the calls that the compiler inserts before every load and store, and on faults, arrive here.
 #include "machine.h"
 
 using namespace cuemu;
@@ -13,7 +13,9 @@ using namespace cuemu;
 
 struct Place { const char* file; uint32_t line, column; };  // each handler's first argument begins with one
 #define UNDEFINED(handler, what)                                                            \
-  void __ubsan_handle_##handler(Place* at, uintptr_t, uintptr_t) { fail("undefined", Where{at->file, (int)at->line}, what); }
+  void __ubsan_handle_##handler(Place* at, uintptr_t, uintptr_t) {                          \
+    fail("undefined", Where{at->file, (int)at->line}, what);                                \
+  }
 
 extern "C" {
 void __tsan_init() {}

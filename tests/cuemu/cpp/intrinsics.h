@@ -16,41 +16,36 @@ inline void __threadfence_block() {}
 
 namespace cuemu {
 template <class T> using Operand = typename std::common_type<T>::type;  // not deduced: atomicAdd(unsigned*, 1) is fine
-template <class T, class F>
-CUEMU_PLAIN inline T atomic(T* p, F change) {
+template <class T>
+__forceinline__ T atomic_of(T* p, Operand<T> value, Atomic kind, Operand<T> expected = 0) {
   static_assert(std::is_integral<T>::value && sizeof(T) >= 4, "atomics are for integers of 4 or 8 bytes");
-  check_atomic(p, sizeof(T));
-  const T old = *p;
-  *p = change(old);
-  return old;
+  return (T)atomic(p, sizeof(T), std::is_signed<T>::value, kind, (uint64_t)value, (uint64_t)expected);
 }
 }  // namespace cuemu
 
-#define CUEMU_ATOMIC(name, result)                                                                                      \
-  template <class T>                                                                                                    \
-  inline T name(T* p, cuemu::Operand<T> value) {                                                                       \
-    return cuemu::atomic(p, [value](T old) CUEMU_PLAIN { return (T)(result); });                                       \
-  }
-CUEMU_ATOMIC(atomicAdd, old + value)
-CUEMU_ATOMIC(atomicSub, old - value)
-CUEMU_ATOMIC(atomicMin, old < value ? old : value)
-CUEMU_ATOMIC(atomicMax, old > value ? old : value)
-CUEMU_ATOMIC(atomicAnd, old & value)
-CUEMU_ATOMIC(atomicOr, old | value)
-CUEMU_ATOMIC(atomicXor, old ^ value)
-CUEMU_ATOMIC(atomicExch, value)
+#define CUEMU_ATOMIC(name, kind)                                                                                       \
+  template <class T>                                                                                                   \
+  __forceinline__ T name(T* p, cuemu::Operand<T> value) { return cuemu::atomic_of(p, value, cuemu::kind); }
+CUEMU_ATOMIC(atomicAdd, ADD)
+CUEMU_ATOMIC(atomicSub, SUBTRACT)
+CUEMU_ATOMIC(atomicMin, MINIMUM)
+CUEMU_ATOMIC(atomicMax, MAXIMUM)
+CUEMU_ATOMIC(atomicAnd, AND)
+CUEMU_ATOMIC(atomicOr, OR)
+CUEMU_ATOMIC(atomicXor, EXCLUSIVE_OR)
+CUEMU_ATOMIC(atomicExch, EXCHANGE)
 template <class T>
-inline T atomicCAS(T* p, cuemu::Operand<T> expected, cuemu::Operand<T> value) {
-  return cuemu::atomic(p, [=](T old) CUEMU_PLAIN { return old == expected ? value : old; });
+__forceinline__ T atomicCAS(T* p, cuemu::Operand<T> expected, cuemu::Operand<T> value) {
+  return cuemu::atomic_of(p, value, cuemu::EXCHANGE_IF, expected);
 }
 
 // ---- bits -----------------------------------------------------------------------------------------------------------
 
-#define CUEMU_BITS(name, To, From)                                                                                      \
-  inline To name(From value) {                                                                                          \
-    To result;                                                                                                          \
-    memcpy(&result, &value, sizeof result);                                                                             \
-    return result;                                                                                                      \
+#define CUEMU_BITS(name, To, From)                                                                                     \
+  inline To name(From value) {                                                                                         \
+    To result;                                                                                                         \
+    memcpy(&result, &value, sizeof result);                                                                            \
+    return result;                                                                                                     \
   }
 CUEMU_BITS(__float_as_int, int, float)
 CUEMU_BITS(__float_as_uint, unsigned, float)
@@ -72,8 +67,9 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned l
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 // CUDA's overloads take the common type; std::min would refuse min(int, unsigned).
-template <class A, class B> __forceinline__ typename std::common_type<A, B>::type min(A a, B b) { return b < a ? b : a; }
-template <class A, class B> __forceinline__ typename std::common_type<A, B>::type max(A a, B b) { return a < b ? b : a; }
+template <class A, class B> using CuemuCommon = typename std::common_type<A, B>::type;
+template <class A, class B> __forceinline__ CuemuCommon<A, B> min(A a, B b) { return b < a ? b : a; }
+template <class A, class B> __forceinline__ CuemuCommon<A, B> max(A a, B b) { return a < b ? b : a; }
 
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline double rsqrt(double x) { return 1. / sqrt(x); }

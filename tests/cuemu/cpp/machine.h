@@ -52,7 +52,7 @@ struct Array {
   uint8_t* written;              // per byte, for arrays declared uninitialised; else null
   int32_t writable;
   int32_t padding;
-  char* begin;                   // where the kernel sees it: data itself, or in check mode a copy far from everything else
+  char* begin;                   // where the kernel sees it: data, or in check mode a copy far from everything else
 };
 
 struct Pointer { int32_t argument, array; uint64_t offset; };
@@ -90,6 +90,9 @@ extern Fault* fault;
 extern uint32_t epoch, block_epoch;  // counts block barriers and blocks; the value at this block's start
 
 bool on_stacks(const void* address);
+void run_block(uint3 index);
+uint32_t random_below(uint32_t limit);
+void seed_random(uint64_t seed);
 void run_other();                    // the current thread waits: run another one until it is woken
 void wake(Thread&);
 void poison(void* begin, size_t bytes);
@@ -109,8 +112,9 @@ void check_access(const void* address, size_t bytes, int how, void* code);
 void check_landed(const void* address, size_t bytes, void* code);
 [[noreturn]] void check_alignment(const void* address, Where at);
 bool is_shared(const void* address);
+void check_time(void* code);
 void begin_checks();
 void end_checks();
-void add_shared(char* begin, size_t bytes, const char* name);
+void add_shared(char* begin, size_t bytes, const char* name);  // null: dynamic
 
 }  // namespace cuemu

@@ -37,10 +37,13 @@ void wait_copies(int groups_still_open);
 void load_matrices(uint32_t* words, int matrices, const void* row, Where at);
 void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where at);
 
-// machine.cpp, checker.cpp
+// launch.cpp, machine.cpp
+void* copy_memory(void* to, const void* from, size_t bytes);
+void* set_memory(void* to, int value, size_t bytes);
 void declare_shared(void* begin, size_t bytes, const char* name);
 void* dynamic_shared();
-void check_atomic(void* address, size_t bytes);
+enum Atomic { ADD, SUBTRACT, MINIMUM, MAXIMUM, AND, OR, EXCLUSIVE_OR, EXCHANGE, EXCHANGE_IF };
+uint64_t atomic(void* address, int bytes, bool is_signed, Atomic kind, uint64_t value, uint64_t expected);
 [[noreturn]] void trap(const char* what, Where at);
 
 }  // namespace cuemu

@@ -9,7 +9,8 @@ namespace cuemu {
 
 void copy_async(void* to, const void* from, int bytes, int from_bytes) {
   void* code = __builtin_return_address(0);
-  if (((uintptr_t)to | (uintptr_t)from) % bytes) fail("misaligned", code, "cp.async of %d bytes: misaligned address", bytes);
+  if (((uintptr_t)to | (uintptr_t)from) % bytes)
+    fail("misaligned", code, "cp.async of %d bytes: misaligned address", bytes);
   if (launch->check && !is_shared(to)) fail("out of bounds", code, "cp.async to an address outside shared memory");
   if (from_bytes) check_access(from, from_bytes, READ, code);
   check_access(to, bytes, WRITE | COPY, code);
@@ -45,10 +46,12 @@ void wait_copies(int groups_still_open) {
 void load_matrices(uint32_t* words, int matrices, const void* row, Where at) {
   void* code = __builtin_return_address(0);
   const int lane = current->lane;
-  if (lane < 8 * matrices && (uintptr_t)row % 16) fail("misaligned", at, "ldmatrix: a row must start at a multiple of 16 bytes");
+  if (lane < 8 * matrices && (uintptr_t)row % 16)
+    fail("misaligned", at, "ldmatrix: a row must start at a multiple of 16 bytes");
   for (int m = 0; m < matrices; m++) {
     const uint32_t* source = (const uint32_t*)shuffle(~0u, (uint64_t)row, INDEX, 8 * m + lane / 4, 32, at) + lane % 4;
-    if (launch->check && !is_shared(source)) fail("out of bounds", code, "ldmatrix from an address outside shared memory");
+    if (launch->check && !is_shared(source))
+      fail("out of bounds", code, "ldmatrix from an address outside shared memory");
     check_access(source, 4, READ, code);
     words[m] = *source;
   }
