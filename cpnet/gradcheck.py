@@ -9,14 +9,18 @@ gradient has a part in, so a wrong sign, a dropped term or a shifted index anywh
 their signs those of the gradient: so its terms add up, and the sum is never small by chance, which would leave only rounding
 errors to compare. In float64 with h = 6e-6, the cube root of the rounding error, the two agree to about ten digits.
 
-Inputs keep away from kinks, where there is no derivative: all values distinct for max pooling, none near zero for ReLU.
+Inputs keep away from kinks, where there is no derivative: all values distinct for max pooling, none near zero for ReLU. In a
+whole net nobody can place all of them, so there the step is shortened until no ReLU and no pool changes its mind within it.
 """
 import numpy as np
 
+from cpnet import columns, layers, nets
+from cpnet.network import Network
 from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax
 
 TOLERANCE = 1e-6
 STEP = 6e-6
+SIDE = 20  # pixels: enough for every pool of the small nets to have windows that overlap
 
 
 def check_gradient(forward, backward, inputs, rng):
@@ -49,6 +53,52 @@ def operations(seed=0):
             yield f"{name}: d_{of}", error
 
 
+def every_layer(seed=0):
+    """Rows (name, relative error): every kind of layer, as the net runs it, its input and each of its parameters."""
+    rng = np.random.default_rng(seed)
+    for layer, maps, x in _layer_cases(rng):
+        forward, backward, inputs = _placed(layer, maps, x, rng)
+        for of, error in check_gradient(forward, backward, inputs, rng):
+            yield f"layer {layer.name}: d_{of}", error
+
+
+def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed=0, **options):
+    """Rows (name, relative error): the loss of the net `name` placed on `devices`, along each of its arrays of parameters.
+
+    It is in training, with dropout: the same (seed, step) draw the same neurons each time. `image` is (C, H, W), by default
+    small; `options` go to `nets.build`.
+    """
+    rng = np.random.default_rng(seed)
+    side = max(SIDE, nets.choose(name, nets.NETS, "net").smallest)
+    image = image or (3, side, side)
+    table = nets.build(name, image, classes, **options)
+    net = Network(table, columns.devices(devices, table.columns), dtype=np.float64)
+    _draw_parameters(net, rng)
+    x = 5 * rng.standard_normal((*image, images))  # large enough for normalization to count its neighbours
+    labels = rng.integers(classes, size=images)
+
+    def loss():
+        logits = net.forward(x, layers.Pass(training=True, seed=seed, step=1))
+        return softmax.cross_entropy_forward(logits, labels).sum() / images
+
+    loss()
+    net.backward(labels)
+    for parameter in net.parameters:
+        w, gradient = net.get("values", parameter), net.get("gradients", parameter)
+        direction = np.copysign(np.abs(rng.standard_normal(w.shape)) * np.sqrt(np.mean(w * w)), gradient)
+        numeric = _slope(net, loss, parameter, w, direction)
+        yield f"{name} on {devices}: {parameter}", relative_error(np.sum(gradient * direction), numeric)
+
+
+def everything(name="mini", **options):
+    """Rows (name, relative error): operations, layers, and the net `name`, on one device and each column on one of its own."""
+    count = nets.choose(name, nets.NETS, "net").columns
+    yield from operations()
+    yield from every_layer()
+    for share in sorted({1, count}):
+        yield from network(name, ",".join(["cpu"] * share), **options)
+
+
 def report(rows, tolerance=TOLERANCE):
     """The rows (name, relative error) as a table, a line each; what is not within the tolerance is marked."""
     rows = list(rows)
@@ -56,7 +106,85 @@ def report(rows, tolerance=TOLERANCE):
     return "\n".join(f"{name:<{width}}  {error:8.1e}{'' if error <= tolerance else '  WRONG'}" for name, error in rows)
 
 
-# The cases. Layers and whole nets are checked the same way: another generator of rows beside `operations`.
+# Whole nets
+
+
+def _draw_parameters(net, rng):
+    """Weights that pass on as much as they receive: with the paper's, small gradients would drown in rounding.
+
+    The last layer's are smaller: where the softmax is nearly one or zero, the loss bends too sharply for the step.
+    """
+    last = net.table.layers[-1].name
+    for name, parameter in net.parameters.items():
+        std = (2 / np.prod(parameter.shape[1:])) ** 0.5 if name.endswith("weight") else 1.0
+        std *= 0.2 if name == f"{last}.weight" else 1.0
+        net.set("values", name, std * rng.standard_normal(parameter.shape))
+
+
+def _slope(net, loss, parameter, w, direction):
+    """The central difference of `loss()` at w along `direction`; NaN where no step is free of kinks."""
+
+    def at(step):
+        net.set("values", parameter, w + step * direction)
+        return loss(), _choices(net)
+
+    loss()
+    here = _choices(net)
+    slope = np.nan
+    for step in STEP, STEP / 8, STEP / 64:
+        (above, choices_above), (below, choices_below) = at(step), at(-step)
+        if here == choices_above == choices_below:
+            slope = (above - below) / (2 * step)
+            break
+    net.set("values", parameter, w)
+    return slope
+
+
+def _choices(net):
+    """What the last forward pass decided at its kinks: which ReLUs let through, which pixel won each pool."""
+    parts = [part for parts in net.parts for part in parts]
+    return ([(part.y > 0).tobytes() for part in parts if isinstance(part, layers.ReLU)]
+            + [pool.max_pool_backward(np.ones_like(part.y), part.x, part.y, z=part.z, s=part.s).tobytes()
+               for part in parts if isinstance(part, layers.MaxPool)])
+
+
+# Layers
+
+
+def _layer_cases(rng):
+    """Yields (layer, columns on its device, x)."""
+    normal = rng.standard_normal
+    yield layers.Conv("conv", 4, 3, pad=1, bias=1), 2, normal((6, 5, 4, 3))
+    yield layers.Conv("conv that reads all columns", 4, 5, stride=4, pad=(0, 3), reads="all"), 2, normal((6, 10, 10, 2))
+    yield layers.Linear("linear", 5), 2, normal((6, 4))
+    yield layers.Linear("linear over maps", 5), 2, normal((4, 3, 2, 3))
+    x = normal((4, 3, 3, 5))
+    yield layers.ReLU("relu"), 2, x + 0.1 * np.sign(x)
+    yield layers.Tanh("tanh"), 2, x
+    yield layers.LRN("lrn", alpha=0.5), 2, normal((14, 3, 2, 3))
+    yield layers.MaxPool("max pool"), 2, _distinct(rng, (2, 8, 9, 3))
+    yield layers.AveragePool("average pool"), 2, normal((2, 8, 9, 3))
+    yield layers.Dropout("dropout"), 2, normal((20, 7))
+
+
+def _placed(layer, maps, x, rng):
+    """(forward, backward, inputs) of `layer`, with random parameters, as `check_gradient` takes them."""
+    layer.device, layer.columns, layer.index, layer.first_unit = columns.Device(), maps, 3, 0
+    shapes = {name: parameter.shape for name, parameter in layer.parameters(x.shape[:-1], maps).items()}
+    layer.gradients = {name: np.empty(shape) for name, shape in shapes.items()}
+
+    def forward(x, **parameters):
+        layer.values = parameters
+        return layer.forward(x.copy(), layers.Pass(training=True, seed=1, step=2)).copy()
+
+    def backward(d_y, x, **parameters):
+        forward(x, **parameters)
+        return [layer.backward(d_y.copy()), *layer.gradients.values()]
+
+    return forward, backward, {"x": x, **{name: rng.standard_normal(shape) for name, shape in shapes.items()}}
+
+
+# Operations
 
 
 def _cases(rng):
@@ -109,10 +237,9 @@ def _lrn(name, x, **options):
 
 def _max_pool(x, z, s, ceil):
     def backward(d_y, x):
-        _, winner = pool.max_pool_forward(x, z=z, s=s, ceil=ceil)
-        return [pool.max_pool_backward(d_y, winner, x.shape, z=z, s=s)]
+        return [pool.max_pool_backward(d_y, x, pool.max_pool_forward(x, z=z, s=s, ceil=ceil), z=z, s=s)]
 
-    return _pool_name("max", z, s, ceil), lambda x: pool.max_pool_forward(x, z=z, s=s, ceil=ceil)[0], backward, {"x": x}
+    return _pool_name("max", z, s, ceil), lambda x: pool.max_pool_forward(x, z=z, s=s, ceil=ceil), backward, {"x": x}
 
 
 def _average_pool(x, z, s, ceil):

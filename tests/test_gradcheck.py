@@ -1,14 +1,60 @@
 import numpy as np
 import pytest
 
-from cpnet.gradcheck import TOLERANCE, check_gradient, operations, relative_error, report
+from cpnet import gradcheck, layers
+from cpnet.gradcheck import TOLERANCE, check_gradient, every_layer, network, operations, relative_error, report
+from cpnet.ops import pointwise
 
 ROWS = list(operations())
+LAYERS = list(every_layer())
 
 
 @pytest.mark.parametrize("name, error", ROWS, ids=[name for name, _ in ROWS])
 def test_operations(name, error):
     assert error <= 1e-6
+
+
+@pytest.mark.parametrize("name, error", LAYERS, ids=[name for name, _ in LAYERS])
+def test_layers(name, error):
+    assert error <= 1e-6
+
+
+def test_every_layer_is_there(rng):
+    kinds = {kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, layers.Layer)}
+    checked = {type(layer) for layer, _, _ in gradcheck._layer_cases(rng)}
+    assert checked == kinds - {layers.Layer, layers.Pool}
+
+
+@pytest.mark.parametrize("name, devices, options", [
+    ("mini", "cpu", {}), ("mini", "cpu,cpu", {}), ("mini", "cpu", {"image": (1, 28, 28), "images": 1}),
+    ("mini", "cpu,cpu", {"profile": "as-run", "seed": 1}), ("mini", "cpu", {"activation": "tanh"}),
+    ("mini", "cpu", {"lrn": False}), ("four-layer", "cpu", {})], ids=str)
+def test_networks(name, devices, options):
+    rows = list(network(name, devices, **options))
+    assert len(rows) == (8 if name == "four-layer" else 16)
+    for row, error in rows:
+        assert error <= 1e-6, row
+
+
+def test_a_wrong_layer_shows_in_the_network(monkeypatch):
+    monkeypatch.setattr(pointwise, "relu_backward", lambda d_y, y, out=None: d_y)  # lets everything through
+    rows = dict(network("mini", image=(3, 12, 12)))
+    assert rows["mini on cpu: fc8.weight"] <= 1e-6  # above every ReLU
+    assert rows["mini on cpu: fc7.weight"] > 1e-3
+    assert rows["mini on cpu: conv1.weight"] > 1e-3
+
+
+def test_a_step_over_a_kink_is_noticed(monkeypatch):
+    monkeypatch.setattr(gradcheck, "STEP", 1.0)  # so large that some ReLU changes its mind even within a 64th of it
+    assert all(np.isnan(error) for name, error in network("mini", image=(3, 12, 12)) if name.endswith("conv1.weight"))
+
+
+def test_everything():
+    names = [name for name, _ in gradcheck.everything("mini", image=(3, 12, 12))]
+    assert names[:len(ROWS)] == [name for name, _ in ROWS]
+    for wanted in "layer conv: d_weight", "mini on cpu: conv1.weight", "mini on cpu,cpu: fc8.bias":
+        assert wanted in names
+    assert "four-layer on cpu: fc4.bias" in [name for name, _ in gradcheck.everything("four-layer", image=(3, 12, 12))]
 
 
 def test_every_operation_is_there():
