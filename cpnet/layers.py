@@ -207,14 +207,10 @@ class Pool(Layer):
     ceil: bool = True
 
     def out_shape(self, shape):
-        return shape[0], *(pool.pool_size(size, self.z, self.s, self.ceil) for size in shape[1:])
+        return pool.pool_shape((*shape, 1), self.z, self.s, self.ceil)[:3]
 
     def _y(self, x):
-        self.x_shape = x.shape
-        return self.buffer("y", (*self.out_shape(x.shape[:3]), x.shape[3]), x.dtype)
-
-    def _d_x(self, d_y):
-        return self.buffer("d_x", self.x_shape, d_y.dtype)
+        return self.buffer("y", pool.pool_shape(x.shape, self.z, self.s, self.ceil), x.dtype)
 
 
 @dataclass
@@ -222,12 +218,12 @@ class MaxPool(Pool):
     """The largest value of each window."""
 
     def forward(self, x, run):
-        y = self._y(x)
-        self.winner = self.buffer("winner", y.shape, "uint8")
-        return pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=y, winner=self.winner)[0]
+        self.x, self.y = x, pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self._y(x))
+        return self.y
 
     def backward(self, d_y):
-        return pool.max_pool_backward(d_y, self.winner, self.x_shape, z=self.z, s=self.s, out=self._d_x(d_y))
+        d_x = self.buffer("d_x", self.x.shape, d_y.dtype)
+        return pool.max_pool_backward(d_y, self.x, self.y, z=self.z, s=self.s, out=d_x)
 
 
 @dataclass
@@ -235,10 +231,12 @@ class AveragePool(Pool):
     """The mean of each window."""
 
     def forward(self, x, run):
+        self.x_shape = x.shape
         return pool.average_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self._y(x))
 
     def backward(self, d_y):
-        return pool.average_pool_backward(d_y, self.x_shape, z=self.z, s=self.s, out=self._d_x(d_y))
+        d_x = self.buffer("d_x", self.x_shape, d_y.dtype)
+        return pool.average_pool_backward(d_y, self.x_shape, z=self.z, s=self.s, out=d_x)
 
 
 @dataclass

@@ -93,10 +93,9 @@ def _pool(x, z, s, ceil):
 
 
 def max_pool(x, d_y, z, s, ceil):
-    """(y, winner, d_x)"""
+    """(y, d_x)"""
     windows = _pool(x, z, s, ceil)
-    shape = next(windows)
-    y, winner, d_x = np.zeros(shape), np.zeros(shape, int), np.zeros(x.shape)
+    y, d_x = np.zeros(next(windows)), np.zeros(x.shape)
     for (c, p, q, n), rows, cols in windows:
         best = -math.inf
         for h in rows:
@@ -104,9 +103,8 @@ def max_pool(x, d_y, z, s, ceil):
                 if x[c, h, v, n] > best:
                     best, place = x[c, h, v, n], (h, v)
         y[c, p, q, n] = best
-        winner[c, p, q, n] = z * (place[0] - rows[0]) + place[1] - cols[0]
         d_x[c, *place, n] += d_y[c, p, q, n]
-    return y, winner, d_x
+    return y, d_x
 
 
 def average_pool(x, d_y, z, s, ceil):

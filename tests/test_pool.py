@@ -36,12 +36,11 @@ def inputs(rng, shape, z, s, ceil, dtype):
 @OPTIONS
 def test_max_the_formula(backend, dtype, rng, shape, z, s, ceil):
     x, d_y = inputs(rng, shape, z, s, ceil, dtype)
-    y, winner = max_pool_forward(backend.to_device(x), z=z, s=s, ceil=ceil)
-    d_x = max_pool_backward(backend.to_device(d_y), winner, x.shape, z=z, s=s)
-    expected_y, expected_winner, expected_d_x = reference.max_pool(x, d_y, z, s, ceil)
-    assert backend.to_host(y).dtype == dtype and backend.to_host(winner).dtype == np.uint8
+    y = max_pool_forward(backend.to_device(x), z=z, s=s, ceil=ceil)
+    d_x = max_pool_backward(backend.to_device(d_y), backend.to_device(x), y, z=z, s=s)
+    expected_y, expected_d_x = reference.max_pool(x, d_y, z, s, ceil)
+    assert backend.to_host(y).dtype == dtype
     np.testing.assert_array_equal(backend.to_host(y), expected_y)
-    np.testing.assert_array_equal(backend.to_host(winner), expected_winner)
     backend.assert_close(d_x, expected_d_x, dtype)
 
 
@@ -57,10 +56,10 @@ def test_average_the_formula(backend, dtype, rng, shape, z, s, ceil):
     ((5, 27, 27, 7), 3, 2, True), ((5, 24, 31, 7), 3, 2, True), ((5, 24, 31, 7), 3, 2, False)])
 def test_pytorch_agrees(backend, dtype, rng, torch, shape, z, s, ceil):
     x, d_y = inputs(rng, shape, z, s, ceil, dtype)
-    y, winner = max_pool_forward(backend.to_device(x), z=z, s=s, ceil=ceil)
+    y = max_pool_forward(backend.to_device(x), z=z, s=s, ceil=ceil)
     results = {
         torch.nn.MaxPool2d(z, s, ceil_mode=ceil):
-            (y, max_pool_backward(backend.to_device(d_y), winner, shape, z=z, s=s)),
+            (y, max_pool_backward(backend.to_device(d_y), backend.to_device(x), y, z=z, s=s)),
         torch.nn.AvgPool2d(z, s, ceil_mode=ceil, count_include_pad=False):
             (average_pool_forward(backend.to_device(x), z=z, s=s, ceil=ceil),
              average_pool_backward(backend.to_device(d_y), shape, z=z, s=s)),
@@ -76,11 +75,10 @@ def test_pytorch_agrees(backend, dtype, rng, torch, shape, z, s, ceil):
 def test_of_equal_values_the_first_wins(backend, dtype, rng):
     x = rng.integers(3, size=(2, 9, 9, 5)).astype(dtype)
     d_y = rng.standard_normal((2, 4, 4, 5)).astype(dtype)
-    y, winner = max_pool_forward(backend.to_device(x))
-    expected_y, expected_winner, expected_d_x = reference.max_pool(x, d_y, 3, 2, True)
+    y = max_pool_forward(backend.to_device(x))
+    expected_y, expected_d_x = reference.max_pool(x, d_y, 3, 2, True)
     np.testing.assert_array_equal(backend.to_host(y), expected_y)
-    np.testing.assert_array_equal(backend.to_host(winner), expected_winner)
-    backend.assert_close(max_pool_backward(backend.to_device(d_y), winner, x.shape), expected_d_x, dtype)
+    backend.assert_close(max_pool_backward(backend.to_device(d_y), backend.to_device(x), y), expected_d_x, dtype)
 
 
 def test_buffers(backend, dtype, rng):
@@ -91,13 +89,11 @@ def test_buffers(backend, dtype, rng):
         assert result is out
         np.testing.assert_array_equal(backend.to_host(out), backend.to_host(expected))
 
-    y, winner = max_pool_forward(x, z=z, s=s)
-    out, places = backend.empty(d_y.shape, dtype), backend.empty(d_y.shape, np.uint8)
-    result = max_pool_forward(x, z=z, s=s, out=out, winner=places)
-    same(result[0], out, y)
-    same(result[1], places, winner)
+    y = max_pool_forward(x, z=z, s=s)
+    out = backend.empty(d_y.shape, dtype)
+    same(max_pool_forward(x, z=z, s=s, out=out), out, y)
     out = backend.empty(shape, dtype)
-    same(max_pool_backward(d_y, winner, shape, z=z, s=s, out=out), out, max_pool_backward(d_y, winner, shape, z=z, s=s))
+    same(max_pool_backward(d_y, x, y, z=z, s=s, out=out), out, max_pool_backward(d_y, x, y, z=z, s=s))
     out = backend.empty(d_y.shape, dtype)
     same(average_pool_forward(x, z=z, s=s, out=out), out, average_pool_forward(x, z=z, s=s))
     out = backend.empty(shape, dtype)
@@ -109,8 +105,8 @@ def test_the_same_bits_on_any_number_of_threads(same_bits, rng):
     d_y = rng.standard_normal((7, 16, 16, 70)).astype(np.float32)
 
     def results():
-        y, winner = max_pool_forward(x)
-        return (y, winner, max_pool_backward(d_y, winner, x.shape),
+        y = max_pool_forward(x)
+        return (y, max_pool_backward(d_y, x, y),
                 average_pool_forward(x), average_pool_backward(d_y, x.shape))
 
     same_bits(results)
@@ -131,5 +127,3 @@ def test_windows_that_do_not_fit(backend):
     for forward in max_pool_forward, average_pool_forward:
         with pytest.raises(ValueError, match="window of 3 pixels does not fit in 2"):
             forward(x, ceil=False)
-    with pytest.raises(ValueError, match="17×17 does not fit into a byte"):
-        max_pool_forward(x, z=17)

@@ -26,7 +26,7 @@ def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     def block(g, start, stop):
         a = x_g[g, :, start:stop]
         s = _scale(a, k, n, alpha)
-        np.multiply(a, _power(s, beta), out=y_g[g, :, start:stop])
+        np.divide(a, _power(s, beta), out=y_g[g, :, start:stop])
 
     parallel(block, _blocks(x_g))
     return y
@@ -50,7 +50,7 @@ def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=Non
         padded, inner = _padded(a, n)
         direct = scratch("lrn.direct", a.shape, a.dtype)
         power = _power(s, beta)
-        np.multiply(d_b, power, out=direct)
+        np.divide(d_b, power, out=direct)
         np.multiply(direct, a, out=inner)
         np.divide(inner, s, out=inner)
         total = _window_sum(padded, n, out=power)
@@ -88,14 +88,15 @@ def _padded(a, n):
 
 
 def _window_sum(padded, n, out):
-    """out[c] = Σ padded[c … c + n − 1]."""
+    """out[c] = Σ padded[c … c + n − 1], by sums of pairs: for n = 5 three additions instead of four."""
     maps = len(out)
     if n == 1:
         np.copyto(out, padded)
         return out
-    np.add(padded[:maps], padded[1:1 + maps], out=out)
-    for shift in range(2, n):
-        out += padded[shift:shift + maps]
+    pairs = np.add(padded[:-1], padded[1:], out=scratch("lrn.pairs", padded[1:].shape, padded.dtype))
+    np.add(pairs[:maps], padded[n - 1:], out=out)
+    for shift in range(2, n - 1, 2):
+        out += pairs[shift:shift + maps]
     return out
 
 
@@ -110,11 +111,10 @@ def _scale(a, k, n, alpha):
 
 
 def _power(s, beta):
-    """s^−β in scratch; for the paper's β = 3/4 by two square roots, five times faster than a power."""
+    """s^β in scratch; for the paper's β = 3/4 by two square roots, several times faster than a power."""
     power = scratch("lrn.power", s.shape, s.dtype)
     if beta != 0.75:
-        return np.power(s, -beta, out=power)
+        return np.power(s, beta, out=power)
     np.sqrt(s, out=power)
     root = np.sqrt(power, out=scratch("lrn.root", s.shape, s.dtype))
-    power *= root
-    return np.divide(1, power, out=power)
+    return np.multiply(power, root, out=power)

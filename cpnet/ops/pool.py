@@ -3,12 +3,16 @@
 Overlapping when s < z; the paper's nets use z = 3, s = 2. With `ceil`, as in the authors' code, the last window may hang over
 the right and lower edge and sees only the pixels inside; without, it must lie inside. In the paper's own nets every window
 fits exactly (55 → 27 → 13 → 6), so the two agree.
+
+A window's largest value is the largest of its rows' largest values, and its sum the sum of its rows' sums. So both go
+first along the columns, (C, H, W, N) → (C, H, Q, N), then along the rows → (C, P, Q, N), and backward the other way.
 """
 import numpy as np
 
 from cpnet.arrays import chunks, parallel, scratch
 
-BLOCK_BYTES = 1 << 20  # of input a task works on, so that it is read once from memory and nine times from the cache
+BLOCK_BYTES = 1 << 20  # of input a task works on, so that it is read from memory once and then from the cache
+ROWS, COLS = 1, 2  # axes
 
 
 def pool_size(size, z, s, ceil):
@@ -19,60 +23,51 @@ def pool_size(size, z, s, ceil):
     return count - (count > 1 and (count - 1) * s >= size)  # with s > z the last window could start outside
 
 
-def max_pool_forward(x, *, z=3, s=2, ceil=True, out=None, winner=None):
-    """x (C, H, W, N) → y (C, P, Q, N), winner uint8 (C, P, Q, N): z·i + j of the largest value's place (i, j).
+def pool_shape(x_shape, z, s, ceil):
+    """The shape (C, P, Q, N) of the output for x (C, H, W, N)."""
+    channels, height, width, images = x_shape
+    return channels, pool_size(height, z, s, ceil), pool_size(width, z, s, ceil), images
 
-    Of equal values the first in reading order wins. Kept for backward: winner. Raises ValueError for z > 16.
-    """
-    if z > 16:
-        raise ValueError(f"a winner's place in a window of {z}×{z} does not fit into a byte")
-    shape = _shape(x, z, s, ceil)
-    y = np.empty(shape, x.dtype) if out is None else out
-    winner = np.empty(shape, np.uint8) if winner is None else winner
+
+def max_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
+    """x (C, H, W, N) → y (C, P, Q, N). Kept for backward: x and y."""
+    y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
 
     def block(start, stop):
-        best, place = y[start:stop], winner[start:stop]
-        np.copyto(best, x[start:stop, ::s, ::s][:, :shape[1], :shape[2]])
-        place[...] = 0
-        for code, value, inside in _taps(x[start:stop], shape, z, s, skip_first=True):
-            greater = scratch("pool.greater", value.shape, np.uint8)
-            np.greater(value, best[inside], out=greater.view(bool))
-            greater *= np.uint8(code)
-            np.maximum(place[inside], greater, out=place[inside])  # codes rise, so the last to win has the largest
-            np.maximum(best[inside], value, out=best[inside])
+        across = _across(x[start:stop], y.shape[COLS])
+        _reduce(np.maximum, x[start:stop], across, COLS, z, s)
+        _reduce(np.maximum, across, y[start:stop], ROWS, z, s)
 
     parallel(block, _blocks(x))
-    return y, winner
+    return y
 
 
-def max_pool_backward(d_y, winner, x_shape, *, z=3, s=2, out=None):
-    """d_y, winner (C, P, Q, N) → d_x (C, H, W, N): each window's gradient goes to its winner; windows that overlap add."""
-    d_x = np.empty(x_shape, d_y.dtype) if out is None else out
+def max_pool_backward(d_y, x, y, *, z=3, s=2, out=None):
+    """d_y, y (C, P, Q, N), x (C, H, W, N) → d_x: each window's gradient goes to its largest value; where windows overlap
+    they add. Of equal values the first in reading order has it."""
+    d_x = np.empty_like(x) if out is None else out
 
     def block(start, stop):
-        d_x[start:stop] = 0
-        for code, gradient, inside in _taps(d_x[start:stop], d_y.shape, z, s):
-            won = scratch("pool.won", gradient.shape, bool)
-            share = scratch("pool.share", gradient.shape, d_y.dtype)
-            np.equal(winner[start:stop][inside], code, out=won)
-            gradient += np.multiply(d_y[start:stop][inside], won, out=share)
+        across = _across(x[start:stop], y.shape[COLS])
+        d_across = scratch("pool.d_across", across.shape, across.dtype)
+        _reduce(np.maximum, x[start:stop], across, COLS, z, s)
+        _to_winner(d_y[start:stop], y[start:stop], across, d_across, ROWS, z, s)
+        _to_winner(d_across, across, x[start:stop], d_x[start:stop], COLS, z, s)
 
-    parallel(block, _blocks(d_x))
+    parallel(block, _blocks(x))
     return d_x
 
 
 def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
     """x (C, H, W, N) → y (C, P, Q, N): the mean over the window's pixels inside the image. Kept for backward: nothing."""
-    shape = _shape(x, z, s, ceil)
-    y = np.empty(shape, x.dtype) if out is None else out
-    share = _share(shape, x.shape, z, s, x.dtype)
+    y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
+    share = _share(x.shape, y.shape, z, s, x.dtype)
 
     def block(start, stop):
-        total = y[start:stop]
-        total[...] = 0
-        for _, value, inside in _taps(x[start:stop], shape, z, s):
-            total[inside] += value
-        total *= share
+        across = _across(x[start:stop], y.shape[COLS])
+        _reduce(np.add, x[start:stop], across, COLS, z, s)
+        _reduce(np.add, across, y[start:stop], ROWS, z, s)
+        y[start:stop] *= share
 
     parallel(block, _blocks(x))
     return y
@@ -81,39 +76,75 @@ def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
 def average_pool_backward(d_y, x_shape, *, z=3, s=2, out=None):
     """d_y (C, P, Q, N) → d_x (C, H, W, N): each window's gradient is shared evenly by its pixels inside the image."""
     d_x = np.empty(x_shape, d_y.dtype) if out is None else out
-    share = _share(d_y.shape, x_shape, z, s, d_y.dtype)
+    share = _share(x_shape, d_y.shape, z, s, d_y.dtype)
 
     def block(start, stop):
-        d_x[start:stop] = 0
-        each = np.multiply(d_y[start:stop], share, out=scratch("pool.share", d_y[start:stop].shape, d_y.dtype))
-        for _, gradient, inside in _taps(d_x[start:stop], d_y.shape, z, s):
-            gradient += each[inside]
+        each = np.multiply(d_y[start:stop], share, out=scratch("pool.rest", d_y[start:stop].shape, d_y.dtype))
+        d_across = _across(d_x[start:stop], d_y.shape[COLS])
+        _spread(each, d_across, ROWS, z, s)
+        _spread(d_across, d_x[start:stop], COLS, z, s)
 
     parallel(block, _blocks(d_x))
     return d_x
-
-
-def _shape(x, z, s, ceil):
-    channels, height, width, images = x.shape
-    return channels, pool_size(height, z, s, ceil), pool_size(width, z, s, ceil), images
 
 
 def _blocks(x):
     return chunks(len(x), max(1, BLOCK_BYTES // max(1, x[0].nbytes)))
 
 
-def _taps(x, y_shape, z, s, skip_first=False):
-    """For each place (i, j) of a window: its code, x at that place of every window (a view), and the windows it is in."""
-    _, height, width, _ = x.shape
-    _, p, q, _ = y_shape
-    for i in range(z):
-        for j in range(z):
-            if i < height and j < width and not (skip_first and i == j == 0):
-                value = x[:, i::s, j::s][:, :p, :q]
-                yield z * i + j, value, (slice(None), slice(value.shape[1]), slice(value.shape[2]))
+def _across(x, q):
+    """Scratch (C, H, Q, N) for what is pooled along the columns only."""
+    return scratch("pool.across", (*x.shape[:2], q, x.shape[3]), x.dtype)
 
 
-def _share(y_shape, x_shape, z, s, dtype):
+def _taps(x, count, axis, z, s):
+    """For each place of a window along `axis`: x there for every window (a view), and the slice of windows that have it."""
+    for place in range(min(z, x.shape[axis])):
+        at = [slice(None)] * 4
+        at[axis] = slice(place, min(place + (count - 1) * s + 1, x.shape[axis]), s)
+        tap = x[tuple(at)]
+        at[axis] = slice(tap.shape[axis])
+        yield tap, tuple(at)
+
+
+def _reduce(ufunc, x, out, axis, z, s):
+    """out = ufunc over the window's places along `axis`."""
+    (first, _), *others = _taps(x, out.shape[axis], axis, z, s)
+    if not others:
+        np.copyto(out, first)
+    for number, (tap, inside) in enumerate(others):
+        if number == 0 and tap.shape == first.shape:
+            ufunc(first, tap, out=out)
+            continue
+        if number == 0:
+            np.copyto(out, first)
+        ufunc(out[inside], tap, out=out[inside])
+
+
+def _to_winner(d_y, y, x, d_x, axis, z, s):
+    """d_x = d_y, each at the first place of its window along `axis` where x equals y; the last place takes what is left."""
+    d_x[...] = 0
+    rest = scratch("pool.rest", d_y.shape, d_y.dtype)
+    np.copyto(rest, d_y)
+    taps = zip(_taps(x, y.shape[axis], axis, z, s), _taps(d_x, y.shape[axis], axis, z, s), strict=True)
+    for place, ((tap, inside), (d_tap, _)) in enumerate(taps):
+        if place == z - 1:
+            d_tap += rest[inside]
+            return
+        won = np.equal(tap, y[inside], out=scratch("pool.won", tap.shape, bool))
+        share = np.multiply(rest[inside], won, out=scratch("pool.share", tap.shape, d_y.dtype))
+        d_tap += share
+        rest[inside] -= share
+
+
+def _spread(d_y, d_x, axis, z, s):
+    """d_x = d_y, each at every place of its window along `axis`."""
+    d_x[...] = 0
+    for d_tap, inside in _taps(d_x, d_y.shape[axis], axis, z, s):
+        d_tap += d_y[inside]
+
+
+def _share(x_shape, y_shape, z, s, dtype):
     """(P, Q, 1): one over the number of pixels of each window that lie inside the image."""
     rows, cols = (np.minimum(np.arange(count) * s + z, size) - np.arange(count) * s
                   for count, size in zip(y_shape[1:3], x_shape[1:3], strict=True))
