@@ -4,7 +4,7 @@ The same object is a row of a net's table (`nets.py`), written for the whole net
 share of filters and its memory, the layer that one device runs. Layers know nothing of NumPy or CuPy: they call operations.
 
 Who owns a buffer: a layer owns its output and the gradient that it hands down. The layer above may write over the output
-where its own backward needs nothing else (ReLU, tanh and dropout do), and any layer may write over the d_y it is given.
+where its own backward needs nothing else (ReLU and dropout do), and any layer may write over the d_y it is given.
 """
 from dataclasses import dataclass
 from math import prod
@@ -158,7 +158,7 @@ class Linear(Layer):
 
 @dataclass
 class ReLU(Layer):
-    """max(0, x), written over x."""
+    """max(0, x), written over x. A max pool below loses only outputs that receive no gradient."""
 
     def forward(self, x, run):
         self.y = pointwise.relu_forward(x, out=x)
@@ -170,10 +170,10 @@ class ReLU(Layer):
 
 @dataclass
 class Tanh(Layer):
-    """tanh(x), written over x."""
+    """tanh(x). Not written over x, which may be a max pool's output: that finds the winners by it."""
 
     def forward(self, x, run):
-        self.y = pointwise.tanh_forward(x, out=x)
+        self.y = pointwise.tanh_forward(x, out=self.buffer("y", x.shape, x.dtype))
         return self.y
 
     def backward(self, d_y):

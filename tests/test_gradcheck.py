@@ -28,7 +28,8 @@ def test_every_layer_is_there(rng):
 @pytest.mark.parametrize("name, devices, options", [
     ("mini", "cpu", {}), ("mini", "cpu,cpu", {}), ("mini", "cpu", {"image": (1, 28, 28), "images": 1}),
     ("mini", "cpu,cpu", {"profile": "as-run", "seed": 1}), ("mini", "cpu", {"activation": "tanh"}),
-    ("mini", "cpu", {"lrn": False}), ("four-layer", "cpu", {})], ids=str)
+    ("mini", "cpu", {"profile": "as-run", "activation": "tanh"}), ("mini", "cpu", {"lrn": False}),
+    ("four-layer", "cpu", {}), ("four-layer", "cpu", {"activation": "tanh"})], ids=str)
 def test_networks(name, devices, options):
     rows = list(network(name, devices, **options))
     assert len(rows) == (8 if name == "four-layer" else 16)
