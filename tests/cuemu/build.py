@@ -21,7 +21,7 @@ DAYS_KEPT = 14
 
 COMMON = "-std=gnu++17 -fPIC -march=x86-64-v3 -fno-exceptions -fno-rtti -gdwarf-4 -g1 -w".split()
 KERNEL = COMMON + "-fvisibility=hidden -fno-gnu-unique -fno-strict-aliasing -fno-math-errno -fno-trapping-math".split()
-RUNTIME = [*COMMON, "-O2", "-ftree-vectorize", "-fcf-protection=none"]  # fibers return to where nobody called
+RUNTIME = [*COMMON, "-O3", "-fvisibility=hidden", "-fcf-protection=none"]  # fibers return to where nobody called
 MODES = {
     # No tail calls, here or (at -O1) below: the runtime takes the address it returns to for the place it was called from.
     "fast": ["-O3", "-fno-threadsafe-statics", "-fno-optimize-sibling-calls"],

@@ -25,7 +25,7 @@ constexpr uint16_t SEVERAL = 0xffff, ONE_WARP = 0x8000;
 struct Region {
   char *begin, *end;
   Cell* cells;
-  int grain;                           // bytes a cell: 4, or 1 from the first access that is not of whole words
+  int shift;                           // a cell is 1 << shift bytes: 4, or 1 once an access was not of whole words
   int array;                           // an array argument's number, or -1: shared memory
   const char* name;                    // of a shared variable; null: dynamic shared memory
   uint8_t* written;                    // of an array declared uninitialised
@@ -49,7 +49,7 @@ void check_time(void* code) {
 }
 
 static void add_region(char* begin, size_t bytes, int array, const char* name, uint8_t* written) {
-  regions.push_back({begin, begin + bytes, (Cell*)calloc(bytes / 4 + 1, sizeof(Cell)), 4, array, name, written});
+  regions.push_back({begin, begin + bytes, (Cell*)calloc(bytes / 4 + 1, sizeof(Cell)), 2, array, name, written});
 }
 
 void begin_checks() {
@@ -90,7 +90,7 @@ static void refine(Region& r) {
   for (size_t i = 0; i < bytes; i++) fine[i] = r.cells[i / 4];
   free(r.cells);
   r.cells = fine;
-  r.grain = 1;
+  r.shift = 0;
 }
 
 static bool is_builtin_variable(const char* p) {
@@ -229,8 +229,9 @@ void check_access(const void* address, size_t bytes, int how, void* code) {
     out_of_bounds(p, bytes, how, code);
   }
   const size_t offset = p - r->begin;
-  if ((offset | bytes) % r->grain) refine(*r);
-  for (size_t i = 0; i < bytes; i += r->grain) check_cell(*r, p + i, r->cells[(offset + i) / r->grain], how, code);
+  if ((offset | bytes) & ((1 << r->shift) - 1)) refine(*r);
+  const size_t first = offset >> r->shift, end = (offset + bytes) >> r->shift;
+  for (size_t i = first; i < end; i++) check_cell(*r, r->begin + (i << r->shift), r->cells[i], how, code);
   if (r->written) check_global_written(*r, p, bytes, how, code);
 }
 
@@ -240,7 +241,7 @@ void check_landed(const void* address, size_t bytes, void* code) {
   Region& r = *find((const char*)address, bytes);
   const size_t offset = (const char*)address - r.begin;
   const uint32_t my_code = (char*)code - launch->image;
-  for (size_t i = offset / r.grain; i < (offset + bytes) / r.grain; i++) note_write(r.cells[i], WRITE, my_code);
+  for (size_t i = offset >> r.shift; i < (offset + bytes) >> r.shift; i++) note_write(r.cells[i], WRITE, my_code);
 }
 
 void check_alignment(const void* address, Where at) {

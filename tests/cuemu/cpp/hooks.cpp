@@ -17,6 +17,7 @@ struct Place { const char* file; uint32_t line, column; };  // each handler's fi
     fail("undefined", Where{at->file, (int)at->line}, what);                                \
   }
 
+#pragma GCC visibility push(default)
 extern "C" {
 void __tsan_init() {}
 ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16)

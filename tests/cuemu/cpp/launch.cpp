@@ -130,7 +130,7 @@ static void run_grid() {
   }
 }
 
-extern "C" void cuemu_launch(Launch* request, Fault* answer) {
+extern "C" __attribute__((visibility("default"))) void cuemu_launch(Launch* request, Fault* answer) {
   launch = request;
   fault = answer;
   seed_random(launch->seed);

@@ -9,6 +9,8 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
+#pragma GCC visibility push(default)             // the rest of the runtime is its own
+
 // The scheduler sets these each time it switches to another thread.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -47,3 +49,5 @@ uint64_t atomic(void* address, int bytes, bool is_signed, Atomic kind, uint64_t 
 [[noreturn]] void trap(const char* what, Where at);
 
 }  // namespace cuemu
+
+#pragma GCC visibility pop
