@@ -23,7 +23,7 @@ COMMON = "-std=gnu++17 -fPIC -march=x86-64-v3 -fno-exceptions -fno-rtti -gdwarf-
 KERNEL = COMMON + "-fvisibility=hidden -fno-gnu-unique -fno-strict-aliasing -fno-math-errno -fno-trapping-math".split()
 RUNTIME = [*COMMON, "-O3", "-fvisibility=hidden", "-fcf-protection=none"]  # fibers return to where nobody called
 MODES = {
-    # No tail calls, here or (at -O1) below: the runtime takes the address it returns to for the place it was called from.
+    # No tail calls (-O1 makes none): the runtime takes the address it returns to for the place it was called from.
     "fast": ["-O3", "-fno-threadsafe-statics", "-fno-optimize-sibling-calls"],
     # Nothing that merges accesses or turns them into calls of memset and memcpy: each must be seen as it was written.
     "check": [
