@@ -2,75 +2,16 @@
 
 commands: evaluate, predict, summary, gradcheck, prepare, synthetic, export, import
 """
-import argparse
 import difflib
 import json
-import math
-import os
-import signal
 import sys
 from pathlib import Path
+
+from cpnet.options import Parser, above_zero, device_options, fail, net_options, positive, whole, zero_or_more
 
 DATA = Path(__file__).parent / "data"
 IMAGENET, BUNDLED = DATA / "imagenet.h5", DATA / "fashion-mnist-12k.h5"
 MAY_CHANGE = "epochs", "devices", "loader_threads", "checkpoint_minutes"  # when a run is resumed
-
-
-class Parser(argparse.ArgumentParser):
-    """One line an error, and the nearest valid option to one that does not exist."""
-
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
-
-    def parse(self, words):
-        options, unknown = self.parse_known_args(words)
-        if unknown:
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1, 0)
-            self.error(f"there is no option {unknown[0]}: did you mean {near[0]}? --help lists them all")
-        return options
-
-    def error(self, message):
-        raise SystemExit(fail(message, 2))
-
-
-def fail(message, code=1):
-    """Print an error as one line; returns the exit code."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    return code
-
-
-def number(kind, low, what, *, strict=False):
-    """An argument type: a finite `kind` of at least (`strict`: above) `low`."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (value > low if strict else value >= low) or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-    return parse
-
-
-whole, positive = number(int, 0, "a whole number, 0 or more"), number(int, 1, "a whole number above 0")
-above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), number(float, 0, "a number, 0 or more")
-
-
-def net_options(parser):
-    """Options that choose a net."""
-    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, four-layer (default: by the images)")
-    parser.add_argument("--profile", default="paper", help="paper, or as-run: what the authors' own code did otherwise")
-    parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
-    parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
-
-
-def device_options(parser):
-    """Options that say where to compute."""
-    parser.add_argument("--devices", default="cpu", help="cpu; cpu,cpu places each column on its own")
-    parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
-    parser.add_argument("--loader-threads", type=positive, default=max(1, (os.cpu_count() or 1) // 4),
-                        help="CPU threads that read and prepare images")
 
 
 def train_parser():
@@ -101,7 +42,7 @@ def train(words):
     options = parser.parse(words)
     from cpnet.evaluate import Stopped
     from cpnet.run_folder import RunFolder, find, first_free
-    from cpnet.train import State, Trainer
+    from cpnet.train import State, Stopping, Trainer
     if options.resume is None:
         dataset = open_data(options.data)
         settings, state = new_settings(options, dataset), None
@@ -134,13 +75,16 @@ def train(words):
 def new_settings(options, dataset):
     """All that a run is made of, as config.json and the checkpoints keep it."""
     from cpnet import nets
+    from cpnet.schedule import schedule
     profile = nets.choose(options.profile, nets.PROFILES, "profile")
     crop = nets.crop_size(min(dataset.height, dataset.width))
     name = options.net or ("alexnet" if crop >= nets.NETS["alexnet"].smallest else "mini")
-    table = nets.build(name, (dataset.channels, crop, crop), len(dataset.classes), options.profile, options.activation, options.lrn)
+    table = nets.build(name, (dataset.channels, crop, crop), len(dataset.classes),
+                       options.profile, options.activation, options.lrn)
     chosen = {"lr": options.lr or table.rate, "epochs": profile.epochs if options.epochs is None else options.epochs,
               "decay": table.decay if options.weight_decay is None else options.weight_decay,
               "schedule": options.schedule or profile.schedule}
+    schedule(chosen["schedule"], chosen["epochs"])  # refuses what is none
     same = "batch", "momentum", "mirror", "colour", "seed", "devices", "loader_threads", "checkpoint_minutes"
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same}}
 
@@ -174,24 +118,6 @@ def place(settings, options):
         arrays.set_threads(options.threads)
     table = nets.build(**settings["table"])
     return Network(table, columns.devices(settings.get("devices", "cpu"), table.columns), seed=settings["seed"])
-
-
-class Stopping:
-    """While entered, Ctrl-C and SIGTERM are noted in `signal`, to be acted on between steps; a second one interrupts."""
-    signal = None
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _note(self, number, frame):
-        self.signal = signal.Signals(number)
-        signal.signal(number, self.before[number])
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
-
-    def __exit__(self, *error):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def load(path, options):
@@ -275,11 +201,12 @@ def gradcheck_command(words):
 
 
 def prepare_command(words):
-    parser = Parser(prog="run.py prepare", description="class folders, or the IDX files of MNIST and Fashion-MNIST, to one .h5")
+    parser = Parser(prog="run.py prepare", description="class folders, or IDX files (MNIST, Fashion-MNIST), to one .h5")
     parser.add_argument("source", help="a folder: train/ and val/ of class folders, class folders alone, or IDX files")
     parser.add_argument("out", help="the .h5 file to make")
     parser.add_argument("--size", type=positive, default=256, help="of class folders: shorter side, then central square")
-    parser.add_argument("--val-fraction", type=above_zero, default=0.1, help="of class folders without val/: share for validation")
+    parser.add_argument("--val-fraction", type=above_zero, default=0.1,
+                        help="of class folders without val/: share for validation")
     parser.add_argument("--val", type=positive, default=5000, help="of IDX files: images split off for validation")
     parser.add_argument("--seed", type=whole, default=0, help="of the split")
     parser.add_argument("--workers", type=positive, help="threads (default: one a core)")

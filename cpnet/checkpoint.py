@@ -71,14 +71,18 @@ class Checkpoint:
     def restore(self, network, kinds=KINDS):
         """Give `network` the arrays. Raises CpnetError, naming the first difference, for a checkpoint of another net."""
         for kind in kinds:
-            arrays = self.arrays[kind]
-            for name in sorted({*arrays, *network.parameters}):
-                if name not in arrays or name not in network.parameters:
-                    raise CpnetError(f"{self.path}: is of another net: {name} is only in "
-                                     f"{'the checkpoint' if name in arrays else 'the net'}")
-                if arrays[name].shape != network.parameters[name].shape:
-                    raise CpnetError(f"{self.path}: is of another net: {name} is {arrays[name].shape} there, "
-                                     f"{network.parameters[name].shape} in the net")
-                if not np.isfinite(arrays[name]).all():
-                    raise CpnetError(f"{self.path}: {name} holds values that are not finite")
-                network.set(kind, name, arrays[name])
+            check_arrays(self.path, self.arrays[kind], network)
+            for name, array in self.arrays[kind].items():
+                network.set(kind, name, array)
+
+
+def check_arrays(path, arrays, network):
+    """Raises CpnetError unless the arrays read from `path` are the net's parameters: names, shapes, finite values."""
+    for name in sorted({*arrays, *network.parameters}):
+        if name not in arrays or name not in network.parameters:
+            raise CpnetError(f"{path}: is of another net: {name} is only in {'the file' if name in arrays else 'the net'}")
+        if arrays[name].shape != network.parameters[name].shape:
+            raise CpnetError(f"{path}: is of another net: {name} is {arrays[name].shape} there, "
+                             f"{network.parameters[name].shape} in the net")
+        if not np.isfinite(arrays[name]).all():
+            raise CpnetError(f"{path}: {name} holds values that are not finite")

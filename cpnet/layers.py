@@ -85,14 +85,16 @@ class Conv(Layer):
     bias_rate: float = 1.0
     decay: float | None = None
 
-    def _pads(self):
+    @property
+    def pads(self):
+        """Zeros (above and left, below and right)."""
         return self.pad if isinstance(self.pad, tuple) else (self.pad, self.pad)
 
     def _weight_shape(self, shape, columns):
         return self.filters, shape[0] // (columns if self.reads == "column" else 1), self.size, self.size
 
     def out_shape(self, shape):
-        return conv.conv_shape((*shape, 1), self._weight_shape(shape, 1), self.stride, self._pads())[:3]
+        return conv.conv_shape((*shape, 1), self._weight_shape(shape, 1), self.stride, self.pads)[:3]
 
     def parameters(self, shape, columns):
         return {"weight": Parameter(self._weight_shape(shape, columns), std=self.std, decay=self.decay),
@@ -102,12 +104,12 @@ class Conv(Layer):
         return prod(self._weight_shape(shape, columns)) * prod(self.out_shape(shape)[1:])
 
     def _geometry(self):
-        return {"stride": self.stride, "pad": self._pads(), "groups": self.columns if self.reads == "column" else 1}
+        return {"stride": self.stride, "pad": self.pads, "groups": self.columns if self.reads == "column" else 1}
 
     def forward(self, x, run):
         self.x = x
         w, b = self.values["weight"], self.values["bias"]
-        y = self.buffer("y", conv.conv_shape(x.shape, w.shape, self.stride, self._pads()), x.dtype)
+        y = self.buffer("y", conv.conv_shape(x.shape, w.shape, self.stride, self.pads), x.dtype)
         return conv.conv_forward(x, w, b, **self._geometry(), out=y)
 
     def backward(self, d_y):

@@ -25,7 +25,7 @@ class RunFolder:
                 raise CpnetError(f"{self.path}: exists already; continue it with --resume {self.path.name}, replace it with "
                                  "--overwrite, or choose another --name")
             if any(self.path.iterdir()) and not (self.path / "config.json").exists():
-                raise CpnetError(f"{self.path}: is not the folder of a run, so it will not be overwritten; choose another --name")
+                raise CpnetError(f"{self.path}: is not the folder of a run and will not be overwritten; choose another --name")
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True)

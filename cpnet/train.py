@@ -1,5 +1,7 @@
 """Training (section 5): the loop over epochs and batches, what is measured, when it is saved, and how it stops."""
 import math
+import signal
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 
@@ -15,11 +17,12 @@ from cpnet.schedule import schedule
 from data.loader import Loader
 
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
-STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets; if it
-lasts, the weights pass on too little: try --profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03
-(the plateau that most re-implementations of this net report), or another --lr."""
-WEEKS = """at this speed {epochs} epochs take about {duration}. The paper's two GPUs needed under a week. To see the whole system
-in minutes, train the bundled set: python run.py --epochs 5. Training goes on; Ctrl-C stops it and keeps what it learned."""
+STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets;
+if it lasts, the weights pass on too little (most re-implementations of this net report this plateau): try
+--profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or another --lr."""
+WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To see the whole
+system in minutes, train the bundled set: python run.py --epochs 5 --data data/fashion-mnist-12k.h5. Training goes on; Ctrl-C
+stops it and keeps what it learned."""
 
 
 @dataclass
@@ -113,7 +116,7 @@ class Trainer:
                 state.wrong += wrong
                 state.images += len(labels)
                 state.seconds = before + time.perf_counter() - began
-                bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", refresh=False)
+                bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
                 bar.update(len(labels))
                 self._notice(last)
                 if self.stop():
@@ -143,9 +146,10 @@ class Trainer:
 
     def _epoch_line(self, line):
         left = line["seconds"] * (self.settings["epochs"] - line["epoch"])
-        return (f"epoch {line['epoch']}/{self.settings['epochs']}: rate {line['lr']:g}, training loss {line['train_loss']:.4f}, "
-                f"error {line['train_top1']:.2%}; validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, "
-                f"top-5 {line['val_top5']:.2%}; {line['images_per_s']:,.0f} images/s, {duration(left)} left")
+        return (f"epoch {line['epoch']}/{self.settings['epochs']}: rate {line['lr']:g}, "
+                f"training loss {line['train_loss']:.4f}, error {line['train_top1']:.2%}; "
+                f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}; "
+                f"{line['images_per_s']:,.0f} images/s, {duration(left)} left")
 
     def _notice(self, last):
         """Say once what a person should know: a run that will take weeks, a loss that does not leave the plateau."""
@@ -176,8 +180,26 @@ class Trainer:
     def _check_finite(self):
         for name in self.network.parameters:
             if not np.isfinite(self.network.get("values", name)).all():
-                raise CpnetError(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is from "
-                                 f"before. Try a smaller --lr than {self.settings['lr']:g}")
+                raise CpnetError(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
+                                 f"from before. Try a smaller --lr than {self.settings['lr']:g}")
+
+
+class Stopping:
+    """While entered, Ctrl-C and SIGTERM are noted in `signal`, to be acted on between steps; a second one interrupts."""
+    signal = None
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number, frame):
+        self.signal = signal.Signals(number)
+        signal.signal(number, self.before[number])
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def duration(seconds):

@@ -1,0 +1,63 @@
+"""What the command line's parsers share: errors of one line, checked numbers, and the options of several commands."""
+import argparse
+import difflib
+import math
+import os
+import sys
+
+
+class Parser(argparse.ArgumentParser):
+    """One line an error, and the nearest valid option to one that does not exist."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+
+    def parse(self, words):
+        options, unknown = self.parse_known_args(words)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1, 0)
+            self.error(f"there is no option {unknown[0]}: did you mean {near[0]}? --help lists them all")
+        return options
+
+    def error(self, message):
+        raise SystemExit(fail(message, 2))
+
+
+def fail(message, code=1):
+    """Print an error as one line; returns the exit code."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def number(kind, low, what, *, strict=False):
+    """An argument type: a finite `kind` of at least (`strict`: above) `low`."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (value > low if strict else value >= low) or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+    return parse
+
+
+whole, positive = number(int, 0, "a whole number, 0 or more"), number(int, 1, "a whole number above 0")
+above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), number(float, 0, "a number, 0 or more")
+
+
+def net_options(parser):
+    """Options that choose a net."""
+    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, four-layer (default: by the images)")
+    parser.add_argument("--profile", default="paper", help="paper, or as-run: what the authors' own code did otherwise")
+    parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
+    parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
+
+
+def device_options(parser):
+    """Options that say where to compute."""
+    parser.add_argument("--devices", default="cpu", help="cpu; cpu,cpu places each column on its own")
+    parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
+    parser.add_argument("--loader-threads", type=positive, default=max(1, (os.cpu_count() or 1) // 4),
+                        help="CPU threads that read and prepare images")
