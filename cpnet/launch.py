@@ -1,0 +1,242 @@
+"""The one gate to the GPU: compiles a .cu once a device, checks every argument, launches; and multiplies matrices.
+
+CuPy passes on whatever it is given: a Python float as 8 bytes where the kernel reads 4, a transposed view as if it were
+contiguous, an array of another device. Here each argument is held against the kernel's own signature first.
+
+An operation writes `if on_gpu(x):` and then
+
+    launch(__file__, "lrn_forward", blocks(pixels, THREADS), THREADS, x, y, pixels, k, defines={"THREADS": THREADS})
+
+for the kernel `lrn_forward` of the .cu beside it. In that file `real` is the dtype of its `real*` arguments. Kernels are
+declared `extern "C" __global__ void name(...)`. CuPy is imported when its first array arrives, and not without one.
+"""
+import functools
+import operator
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cpnet.errors import CpnetError
+
+DEFAULT_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking
+_DTYPES = {"float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32,
+           "long long": np.int64, "unsigned long long": np.uint64, "unsigned char": np.uint8, "bool": np.bool_}
+_platforms = {}  # type of array: its platform
+_modules = {}  # (platform, device, file, defines): compiled module
+_functions = {}  # the same and the kernel's name: function
+
+
+class Cupy:
+    """NVIDIA GPUs through CuPy. Whatever else runs kernels offers the same methods to `register`."""
+
+    def __init__(self):
+        import cupy
+        from cupy._core import _routines_linalg, set_compute_type
+        self.cupy = cupy
+        # cuBLAS keeps float32 products in float32. Without this line CuPy would let CUPY_TF32=1 decide.
+        set_compute_type(np.float32, _routines_linalg.COMPUTE_TYPE_DEFAULT)
+
+    def device(self, array):
+        """What two arrays must have in common to be arguments of one launch."""
+        return array.device.id
+
+    def on(self, device):
+        """A context in which `device` is the current one."""
+        return self.cupy.cuda.Device(device)
+
+    def module(self, code, options):
+        """The compiled text. CuPy keeps it on disk too (CUPY_CACHE_DIR), for the next process."""
+        return self.cupy.RawModule(code=code, options=("--std=c++17", *options))
+
+    def empty(self, shape, dtype):
+        return self.cupy.empty(shape, dtype)
+
+    def free(self):
+        """Bytes that the current device could still give."""
+        return self.cupy.cuda.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes()
+
+    def matmul(self, a, b, out):
+        self.cupy.matmul(a, b, out=out)
+
+    def to_host(self, array):
+        return self.cupy.asnumpy(array)
+
+
+def register(kind, platform):
+    """Arrays of exactly this type are on `platform` from now on."""
+    _platforms[kind] = platform
+
+
+def on_gpu(array):
+    """Whether kernels run on this array: True for CuPy's and for those of registered types, False for NumPy's."""
+    return _platform(type(array)) is not None
+
+
+def _platform(kind):
+    if kind is not np.ndarray and kind not in _platforms and kind.__module__.partition(".")[0] == "cupy":
+        register(kind, Cupy())
+    return _platforms.get(kind)
+
+
+# Memory
+
+
+def empty(shape, dtype, like):
+    """An uninitialised array where `like` is. Raises CpnetError where there is no room."""
+    platform = _platform(type(like))
+    with platform.on(platform.device(like)):
+        try:
+            return platform.empty(shape, dtype)
+        except MemoryError:
+            asked = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+            raise no_room(asked, platform.free(), shape[-1]) from None
+
+
+def no_room(asked, free, images):
+    """The error for memory that ran out: `asked` for and `free`, in bytes, by a batch of so many images."""
+    fits = min(images // 2, images * free // max(asked, 1))
+    fits = 1 << fits.bit_length() - 1 if fits else 0
+    advice = f"; a batch of {fits} instead of {images} may fit" if fits else "; this net needs a larger GPU"
+    return CpnetError(f"out of GPU memory: asked for {asked / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free{advice}")
+
+
+def to_host(array):
+    """A NumPy copy of a GPU's array. Waits for all work on it."""
+    return _platform(type(array)).to_host(array)
+
+
+# Launching
+
+
+def blocks(count, each):
+    """How many blocks cover `count` things, `each` a block. The kernel guards the last block's end itself."""
+    return -(-count // each)
+
+
+def expect(kernel, shape, **arrays):
+    """Raises ValueError, naming the kernel and the array, where one of `arrays` is not of `shape`."""
+    for name, array in arrays.items():
+        if array.shape != tuple(shape):
+            raise ValueError(f"{kernel}: {name} has the shape {array.shape}, not {tuple(shape)}")
+
+
+def launch(file, name, grid, block, *args, shared=0, defines=None):
+    """Run kernel `name` of the .cu beside `file` on the device of its arrays, in the current stream.
+
+    grid, block: an int or up to three. shared: bytes of dynamic shared memory. defines: macros for the text, in Python's
+    hands: tile sizes, and types such as {"label": "int"}. Python numbers become the parameters' own types. Raises
+    TypeError for an argument that does not fit its parameter. An empty grid does nothing.
+    """
+    path = Path(file).with_suffix(".cu")
+    defines = dict(defines or {})
+    platform, device, values = _arguments(name, _signatures(path)[name], args, defines)
+    grid, block = (tuple(sizes) if isinstance(sizes, tuple) else (sizes,) for sizes in (grid, block))
+    if 0 in grid:
+        return
+    key = (id(platform), device, path, *sorted(defines.items()))
+    with platform.on(device):
+        function = _functions.get((name, *key))
+        if function is None:
+            if key not in _modules:
+                _modules[key] = platform.module(text(path), tuple(f"-D{macro}={value}" for macro, value in defines.items()))
+            function = _functions[name, *key] = _modules[key].get_function(name)
+        if shared > DEFAULT_SHARED and shared > function.max_dynamic_shared_size_bytes:
+            function.max_dynamic_shared_size_bytes = shared
+        function(grid, block, values, shared_mem=shared)
+
+
+def _arguments(name, parameters, args, defines):
+    """(platform, device, values): arrays as they are, numbers as NumPy scalars. Defines `real`."""
+    if len(args) != len(parameters):
+        raise TypeError(f"{name} takes {len(parameters)} arguments ({', '.join(p for _, _, p in parameters)}), not {len(args)}")
+    platform = device = None
+    values = []
+    for (kind, pointer, parameter), arg in zip(parameters, args, strict=True):
+        where = f"{name}, {parameter}"
+        if not pointer:
+            values.append((kind, where, arg))
+            continue
+        own = _platform(type(arg))
+        if own is None:
+            raise TypeError(f"{where}: an array on a GPU is needed, not {type(arg).__name__}")
+        if platform is None:
+            platform, device = own, own.device(arg)
+        if own is not platform or own.device(arg) != device:
+            raise TypeError(f"{where}: on device {own.device(arg)}, an argument before it on {device}")
+        if kind == "real" and "real" not in defines:
+            if arg.dtype not in (np.float32, np.float64):
+                raise TypeError(f"{where}: {arg.dtype}, not float32 or float64")
+            defines["real"] = "float" if arg.dtype == np.float32 else "double"
+        if arg.dtype != _dtype(kind, defines, where):
+            raise TypeError(f"{where}: {arg.dtype}, not {np.dtype(_dtype(kind, defines, where))}")
+        if not arg.flags.c_contiguous:
+            raise TypeError(f"{where}: not contiguous (shape {arg.shape}, strides {arg.strides})")
+        values.append(arg)
+    if platform is None:
+        raise TypeError(f"{name} has no array among its arguments")
+    return platform, device, tuple(_scalar(*value, defines) if isinstance(value, tuple) else value for value in values)
+
+
+def _scalar(kind, where, value, defines):
+    dtype = np.dtype(_dtype(kind, defines, where))
+    try:
+        return dtype.type(float(value) if dtype.kind == "f" else operator.index(value))
+    except (TypeError, OverflowError, ValueError) as error:
+        raise TypeError(f"{where}: {value!r} does not fit {kind}: {error}") from None
+
+
+def _dtype(kind, defines, where):
+    kind = defines.get(kind, kind)
+    if kind not in _DTYPES:
+        raise TypeError(f"{where}: launch.py does not know the type {kind!r}; one of {', '.join(_DTYPES)}")
+    return _DTYPES[kind]
+
+
+def matmul(a, b, out):
+    """out = a b for matrices (views transposed or not) on a GPU: cuBLAS, in the arrays' own precision."""
+    platform = _platform(type(out))
+    for name, array in {"a": a, "b": b}.items():
+        if _platform(type(array)) is not platform or platform.device(array) != platform.device(out):
+            raise TypeError(f"matmul, {name}: not on the device of the result")
+        if array.dtype != out.dtype:
+            raise TypeError(f"matmul, {name}: {array.dtype}, not {out.dtype}")
+    if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]):
+        raise ValueError(f"matmul: {a.shape} by {b.shape} is not {out.shape}")
+    with platform.on(platform.device(out)):
+        platform.matmul(a, b, out)
+
+
+# The text
+
+
+@functools.cache
+def text(path):
+    """A .cu with every #include "..." in its place: CuPy's cache would not notice that an included file has changed."""
+    return _flat(path, set())
+
+
+def _flat(path, included):
+    lines = [f'#line 1 "{path.name}"']
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        include = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
+        if include and include[1] not in included:
+            included.add(include[1])
+            line = _flat(path.parent / include[1], included) + f'\n#line {number + 1} "{path.name}"'
+        lines.append(line if not include or "\n" in line else "")
+    return "\n".join(lines)
+
+
+@functools.cache
+def _signatures(path):
+    """{kernel: [(type, whether a pointer, name), ...]} of a .cu."""
+    code = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text(path), flags=re.S)
+    bounds = r"(?:__launch_bounds__\s*\([^()]*\)\s*)?"
+    kernels = re.findall(rf'extern\s+"C"\s+__global__\s+void\s+{bounds}(\w+)\s*\(([^()]*)\)', code)
+    return {name: [_parameter(each) for each in parameters.split(",")] for name, parameters in kernels}
+
+
+def _parameter(declaration):
+    words = re.sub(r"\b(const|__restrict__)\b", " ", declaration)
+    kind, star, name = re.fullmatch(r"\s*(.*?)\s*(\*?)\s*(\w+)\s*", words).groups()
+    return " ".join(kind.split()), star == "*", name

@@ -1,0 +1,93 @@
+"""The CPU as a device: arrays that only kernels may touch, run by cuemu behind `cpnet.launch`, as CuPy's are on a GPU."""
+from contextlib import nullcontext
+
+import numpy as np
+
+from cpnet import launch
+from tests import cuemu
+
+SEEDS = 0, 1, 2  # orders of threads that every launch is run in; the results must have the same bits
+
+
+class DeviceArray(np.ndarray):
+    """An array on the "device". NumPy's functions refuse it: on a GPU they could not reach it."""
+
+    def __array_ufunc__(self, *_, **__):
+        raise TypeError("arithmetic on a device's array outside a kernel")
+
+    def __array_function__(self, *_, **__):
+        raise TypeError("a NumPy function on a device's array")
+
+
+class Runner:
+    """The platform of DeviceArray (see cpnet.launch.Cupy)."""
+
+    mutated = {}  # text: what to run instead
+
+    def device(self, array):
+        return "cpu"
+
+    def on(self, device):
+        return nullcontext()
+
+    def module(self, code, options):
+        module = cuemu.RawModule(code=self.mutated.get(code, code), options=options)
+        return Module(module)
+
+    def empty(self, shape, dtype):
+        return cuemu.empty(shape, dtype).view(DeviceArray)
+
+    def free(self):
+        return 1 << 30
+
+    def matmul(self, a, b, out):
+        np.matmul(host(a), host(b), out=host(out))
+        cuemu.initialised(host(out))
+
+    def to_host(self, array):
+        return host(array).copy()
+
+
+class Module:
+    """A compiled text whose kernels run once for each of SEEDS, from the same arrays."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def get_function(self, name):
+        return Function(self.module.get_function(name))
+
+
+class Function:
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self.kernel.max_dynamic_shared_size_bytes
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, value):
+        self.kernel.max_dynamic_shared_size_bytes = value
+
+    def __call__(self, grid, block, args, shared_mem=0):
+        args = [host(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
+        arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
+        before = [array.copy() for array in arrays]
+        first = None
+        for seed in SEEDS:
+            for array, saved in zip(arrays, before, strict=True):
+                if array.flags.writeable:
+                    array[...] = saved
+            self.kernel(grid, block, args, shared_mem=shared_mem, seed=seed)
+            bits = [array.tobytes() for array in arrays]
+            first = first or bits
+            assert bits == first, f"{self.kernel.name}: other bits in thread order {seed}"
+
+
+def host(array):
+    """The same memory as NumPy's own type."""
+    return array.view(np.ndarray)
+
+
+launch.register(DeviceArray, Runner())
