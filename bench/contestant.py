@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 PEERS = {"eager": "PyTorch as it comes", "channels_last": "eager, N H W C in memory", "compile": "torch.compile",
-         "compile+": "torch.compile, LRN by hand, malloc that keeps its memory"}
+         "compile+": "torch.compile, LRN by hand, fused SGD, malloc that keeps its memory"}
 # glibc's malloc gives large blocks back at once, and asks for them anew, page by page, in every step. These stop that.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 RATE = 1e-4  # small, so that the loss on random labels stays finite for any number of steps
@@ -69,7 +69,7 @@ def peer(name, count, threads):
     images, labels = map(torch.from_numpy, batch(count))
     if name == "channels_last":
         model, images = (each.to(memory_format=torch.channels_last) for each in (model, images))
-    rule = optimizer(model, RATE)
+    rule = optimizer(model, RATE, fused=name == "compile+")
     net = torch.compile(model) if name.startswith("compile") else model
 
     def step():
@@ -87,7 +87,7 @@ def main():
     parser.add_argument("name", choices=["ours", *PEERS])
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--devices", default="cpu")
+    parser.add_argument("--devices", default="cpu", help="of ours")
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")  # libraries may print; their lines go to standard error
     os.dup2(2, 1)

@@ -37,8 +37,8 @@ class Contestant:
         self.name, self.samples, self.idle, self.peak_mib = name, [], [], 0.0
         self.errors = tempfile.TemporaryFile("w+")
         command = [sys.executable, "-m", "bench.contestant", name, "--batch", str(batch), "--threads", str(threads)]
-        self.process = subprocess.Popen([*command, *(["--devices", devices] if name == "ours" else [])], text=True, cwd=ROOT,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=environment(name))
+        self.process = subprocess.Popen([*command, "--devices", devices], text=True, cwd=ROOT, env=environment(name),
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
 
     def step(self, counted=True):
         """One step; its time is kept if `counted`. Raises RuntimeError if the process ended or the loss is not finite."""
@@ -128,7 +128,7 @@ def report(contestants, failed, batch):
         lines.append(f"{each.name:<14} {ms:8.0f} {min(each.samples):8.0f} {max(each.samples):8.0f} {1000 * batch / ms:9.1f} "
                      f"{each.peak_mib:9.0f} {ratios.get(each.name, ''):>6}  {PEERS.get(each.name, '')}".rstrip())
     lines += [f"{name}: failed: {why}" for name, why in failed.items()]
-    lines += [f"{each.name}: was busy ({statistics.median(each.idle):.0%} of a core) while others ran: do not trust these figures"
+    lines += [f"{each.name}: was busy ({statistics.median(each.idle):.0%} of a core) while others ran: do not trust the figures"
               for each in contestants if statistics.median(each.idle) > BUSY]
     return "\n".join(lines)
 
