@@ -24,7 +24,8 @@ class RunFolder:
             if not overwrite:
                 raise CpnetError(f"{self.path}: exists already; continue it with --resume {self.path.name}, replace it with "
                                  "--overwrite, or choose another --name")
-            if any(self.path.iterdir()) and not (self.path / "config.json").exists():
+            foreign = any(entry.suffix != ".partial" for entry in self.path.iterdir())
+            if foreign and not (self.path / "config.json").exists():
                 raise CpnetError(f"{self.path}: is not the folder of a run and will not be overwritten; choose another --name")
             shutil.rmtree(self.path)
         try:

@@ -160,7 +160,7 @@ class Trainer:
                 self.say(WEEKS.format(epochs=self.settings["epochs"], duration=duration(whole)))
         mean = state.loss / state.images
         due = state.batch == last or state.step == STUCK_STEPS
-        if due and not self.warned and mean > 0.99 * math.log(classes):
+        if due and not self.warned and abs(mean - math.log(classes)) < 0.01 * math.log(classes):
             self.warned = True
             self.say(STUCK.format(loss=mean, classes=classes))
 

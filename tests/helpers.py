@@ -1,0 +1,56 @@
+"""What tests of training share: a small data set of shapes that a net can learn, and runs of the command line."""
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data.moments import Statistics
+from data.writer import Writer
+
+ROOT = Path(__file__).parent.parent
+BUNDLED = ROOT / "data" / "fashion-mnist-12k.h5"
+PARTS = "train", "val"
+
+
+def small_set(path, *, size=16, channels=1, train=96, val=40, classes=4, seed=0):
+    """A data set of noisy images with a bright square in one of `classes` places. Returns its path."""
+    rng = np.random.default_rng(seed)
+    with Writer(path, [f"place {k}" for k in range(classes)], (channels, size, size), source="squares") as writer:
+        for part, count in zip(PARTS, (train, val), strict=True):
+            labels = np.arange(count, dtype=np.int32) % classes
+            images = rng.integers(0, 100, (count, channels, size, size), dtype=np.uint8)
+            half = size // 2
+            for image, label in zip(images, labels, strict=True):
+                row, col = label // 2 % 2 * half, label % 2 * half
+                image[:, row + 1:row + half - 1, col + 1:col + half - 1] += 120
+            writer.add_split(part, labels)
+            writer.write(part, 0, images)
+            if part == "train":
+                writer.set_statistics(Statistics(images))
+    return path
+
+
+def run(*words, cwd=ROOT, check=None, **options):
+    """The command line in a process of its own. `check`: the exit code it must have."""
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, words)], cwd=cwd, capture_output=True, text=True,
+                          timeout=600, **options)
+    assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def checkpoint_arrays(path):
+    """Every array of a checkpoint by name, to compare bit by bit."""
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return arrays
+
+
+def assert_same_arrays(one, other):
+    """Bit by bit."""
+    one, other = checkpoint_arrays(one), checkpoint_arrays(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
