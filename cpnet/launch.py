@@ -62,6 +62,9 @@ class Cupy:
     def to_host(self, array):
         return self.cupy.asnumpy(array)
 
+    def assign(self, array, values):
+        array.set(values)
+
 
 def register(kind, platform):
     """Arrays of exactly this type are on `platform` from now on."""
@@ -104,6 +107,13 @@ def no_room(asked, free, images):
 def to_host(array):
     """A NumPy copy of a GPU's array. Waits for all work on it."""
     return _platform(type(array)).to_host(array)
+
+
+def assign(array, values):
+    """Copy a NumPy array of the same shape and dtype into a GPU's array."""
+    platform = _platform(type(array))
+    with platform.on(platform.device(array)):
+        platform.assign(array, values)
 
 
 # Launching

@@ -6,7 +6,9 @@ import pkgutil
 import numpy as np
 import pytest
 
-from cpnet import arrays, ops
+from cpnet import arrays, launch, ops
+from tests import cuemu
+from tests.device import DeviceArray
 
 
 class NumpyBackend:
@@ -42,11 +44,55 @@ class NumpyBackend:
                                  f"{result[at]}, not {expected[at]}")
 
 
-BACKENDS = {"numpy": NumpyBackend}
+class CuemuBackend(NumpyBackend):
+    """The kernels, run on the CPU by cuemu: each launch in three orders of the threads, which must give the same bits."""
+
+    def __init__(self):
+        ok, reason = cuemu.available()
+        if not ok:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+    def to_device(self, array):
+        array = np.ascontiguousarray(array)
+        copy = cuemu.empty(array.shape, array.dtype)
+        cuemu.initialised(copy)[...] = array
+        return copy.view(DeviceArray)
+
+    def to_host(self, array):
+        assert type(array) is DeviceArray
+        return launch.to_host(array)
+
+    def empty(self, shape, dtype):
+        """A buffer that no kernel may read before it has written to it."""
+        return cuemu.empty(shape, dtype).view(DeviceArray)
+
+
+class CupyBackend(NumpyBackend):
+    """The kernels on a real GPU."""
+
+    def __init__(self):
+        cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install cupy-cuda13x")
+        try:
+            cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            pytest.skip(f"no GPU: {error}")
+        self.cupy = cupy
+
+    def to_device(self, array):
+        return self.cupy.asarray(np.ascontiguousarray(array))
+
+    def to_host(self, array):
+        assert type(array) is self.cupy.ndarray
+        return self.cupy.asnumpy(array)
+
+
+BACKENDS = {"numpy": NumpyBackend, "cuemu": CuemuBackend, "cupy": CupyBackend}
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
+    if request.param != "numpy" and request.module.__name__ == "tests.test_conv" and not hasattr(ops.conv, "launch"):
+        pytest.skip("convolution has no kernels yet")
     return BACKENDS[request.param]()
 
 

@@ -47,6 +47,10 @@ class Runner:
     def to_host(self, array):
         return host(array).copy()
 
+    def assign(self, array, values):
+        assert values.dtype == array.dtype and values.shape == array.shape
+        cuemu.initialised(host(array))[...] = values
+
 
 class Module:
     """A compiled text whose kernels run once for each of SEEDS, from the same arrays."""

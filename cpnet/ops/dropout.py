@@ -8,10 +8,13 @@ is resumed, or placed on other devices, drops the same ones, and no generator's 
 import numpy as np
 
 from cpnet.arrays import chunks, parallel
+from cpnet.launch import blocks, empty, expect, launch, on_gpu
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85
 UNITS = 64  # a task's
+THREADS = 256  # a GPU block's
+MASK_THREADS = 32  # of the kernel that draws: four images each, so that 128 make one block
 
 
 def philox4x32(counter, key):
@@ -33,6 +36,8 @@ def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_imag
     The draw for unit u and the image at position n of the global batch is word n mod 4 of Philox with the counter
     (n // 4, u, layer, step) and the key (seed mod 2³², seed // 2³²); the neuron is dropped if it is below rate · 2³².
     """
+    if on_gpu(out):
+        return _dropout_mask_gpu(out, shape, seed, step, layer, rate, first_unit, first_image)
     units, images = shape
     mask = np.empty(shape, bool) if out is None else out
     first, last = first_image // 4, -(-(first_image + images) // 4)
@@ -49,16 +54,46 @@ def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_imag
     return mask
 
 
+def _dropout_mask_gpu(mask, shape, seed, step, layer, rate, first_unit, first_image):
+    expect("dropout_mask", shape, out=mask)
+    units, images = shape
+    begin = first_image % 4
+    grid = blocks(begin + images, 4 * MASK_THREADS), units
+    launch(__file__, "dropout_mask", grid, MASK_THREADS, mask, images, first_image // 4, begin, first_unit, layer, step,
+           seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, int(rate * 2**32), defines={"THREADS": MASK_THREADS, "real": "float"})
+    return mask
+
+
 def dropout_forward(x, mask, *, out=None):
     """Training: x (units, N), mask → y = x where the mask is True, else 0. Kept for backward: mask."""
+    if on_gpu(x):
+        return _keep_gpu(x, mask, out)
     return np.multiply(x, mask, out=out)
 
 
 def dropout_backward(d_y, mask, *, out=None):
     """d_y, mask (units, N) → d_x = d_y where the mask is True, else 0."""
+    if on_gpu(d_y):
+        return _keep_gpu(d_y, mask, out)
     return np.multiply(d_y, mask, out=out)
+
+
+def _keep_gpu(x, mask, out):
+    y = empty(x.shape, x.dtype, x) if out is None else out
+    expect("keep", x.shape, mask=mask, out=y)
+    launch(__file__, "keep", blocks(x.nbytes, 16 * THREADS), THREADS, x, mask, y, x.size, defines={"THREADS": THREADS})
+    return y
 
 
 def dropout_test(x, rate=0.5, *, out=None):
     """Test time: y = x · (1 − rate), the mean over all masks."""
+    if on_gpu(x):
+        return _scale_gpu(x, 1 - rate, out)
     return np.multiply(x, x.dtype.type(1 - rate), out=out)
+
+
+def _scale_gpu(x, by, out):
+    y = empty(x.shape, x.dtype, x) if out is None else out
+    expect("scale", x.shape, out=y)
+    launch(__file__, "scale", blocks(x.nbytes, 16 * THREADS), THREADS, x, y, x.size, by, defines={"THREADS": THREADS})
+    return y

@@ -9,7 +9,9 @@ is the formula's.)
 import numpy as np
 
 from cpnet.arrays import chunks, parallel, scratch
+from cpnet.launch import blocks, empty, expect, launch, on_gpu
 
+THREADS = 128  # a GPU block's, one pixel each
 PIXELS = 2048  # pixels (of all images) of a block: with 48 to 128 maps its few arrays stay in a core's own cache
 
 
@@ -20,6 +22,8 @@ def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     of a map and the map itself are n maps only when n is odd) and for C not divisible by groups.
     """
     _check(x, n, groups)
+    if on_gpu(x):
+        return _lrn_forward_gpu(x, k, n, alpha, beta, groups, out)
     y = np.empty_like(x) if out is None else out
     x_g, y_g = _by_group(x, groups), _by_group(y, groups)
 
@@ -32,6 +36,19 @@ def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     return y
 
 
+def _lrn_forward_gpu(x, k, n, alpha, beta, groups, out):
+    y = empty(x.shape, x.dtype, x) if out is None else out
+    expect("lrn_forward", x.shape, out=y)
+    maps, pixels = len(x) // groups, x[0].size
+    launch(__file__, "lrn_forward", (blocks(pixels, THREADS), groups), THREADS, x, y, maps, pixels, k, alpha, beta,
+           defines=_defines(n, beta))
+    return y
+
+
+def _defines(n, beta):
+    return {"THREADS": THREADS, "WINDOW": n, "THREE_QUARTERS": int(beta == 0.75)}
+
+
 def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     """d_y, x (C, H, W, N) → d_x (C, H, W, N). `out` may be d_y itself.
 
@@ -41,6 +58,8 @@ def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=Non
     than a second array of the activations' size to write and read.
     """
     _check(x, n, groups)
+    if on_gpu(x):
+        return _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out)
     d_x = np.empty_like(x) if out is None else out
     x_g, d_y_g, d_x_g = (_by_group(array, groups) for array in (x, d_y, d_x))
 
@@ -59,6 +78,15 @@ def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=Non
         np.add(direct, total, out=d_x_g[g, :, start:stop])
 
     parallel(block, _blocks(x_g))
+    return d_x
+
+
+def _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out):
+    d_x = empty(x.shape, x.dtype, x) if out is None else out
+    expect("lrn_backward", x.shape, d_y=d_y, out=d_x)
+    maps, pixels = len(x) // groups, x[0].size
+    launch(__file__, "lrn_backward", (blocks(pixels, THREADS), groups), THREADS, d_y, x, d_x, maps, pixels, k, alpha, beta,
+           2 * alpha * beta, defines=_defines(n, beta))
     return d_x
 
 

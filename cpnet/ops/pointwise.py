@@ -5,12 +5,16 @@ Both are defined by their output, so forward may write over x and backward over 
 import numpy as np
 
 from cpnet.arrays import chunks, parallel, scratch
+from cpnet.launch import blocks, empty, expect, launch, on_gpu
 
 BLOCK = 1 << 16  # numbers a task works on
+THREADS = 256  # a GPU block's, 16 bytes each
 
 
 def relu_forward(x, *, out=None):
     """x → y = max(0, x), any shape. Kept for backward: y."""
+    if on_gpu(x):
+        return _gpu("relu_forward", x, out=out)
     y = np.empty_like(x) if out is None else out
     _flat(lambda a, b: np.maximum(a, 0, out=b), x, y)
     return y
@@ -18,6 +22,8 @@ def relu_forward(x, *, out=None):
 
 def relu_backward(d_y, y, *, out=None):
     """d_y, y → d_x = d_y where y > 0, else 0."""
+    if on_gpu(d_y):
+        return _gpu("relu_backward", d_y, y, out=out)
     d_x = np.empty_like(d_y) if out is None else out
 
     def body(gradient, value, result):
@@ -30,6 +36,8 @@ def relu_backward(d_y, y, *, out=None):
 
 def tanh_forward(x, *, out=None):
     """x → y = tanh(x), any shape. Kept for backward: y."""
+    if on_gpu(x):
+        return _gpu("tanh_forward", x, out=out)
     y = np.empty_like(x) if out is None else out
     _flat(lambda a, b: np.tanh(a, out=b), x, y)
     return y
@@ -37,6 +45,8 @@ def tanh_forward(x, *, out=None):
 
 def tanh_backward(d_y, y, *, out=None):
     """d_y, y → d_x = d_y · (1 − y²)."""
+    if on_gpu(d_y):
+        return _gpu("tanh_backward", d_y, y, out=out)
     d_x = np.empty_like(d_y) if out is None else out
 
     def body(gradient, value, result):
@@ -51,3 +61,12 @@ def _flat(body, *arrays):
     """Apply `body` to runs of the flattened arrays, which are contiguous and of one shape."""
     flat = [array.reshape(-1, copy=False) for array in arrays]
     parallel(lambda start, stop: body(*(array[start:stop] for array in flat)), chunks(flat[0].size, BLOCK))
+
+
+def _gpu(kernel, *arrays, out):
+    """Launch a kernel of pointwise.cu: (array, …, result, count)."""
+    out = empty(arrays[0].shape, arrays[0].dtype, arrays[0]) if out is None else out
+    expect(kernel, arrays[0].shape, argument=arrays[-1], out=out)
+    grid = blocks(out.nbytes, 16 * THREADS)
+    launch(__file__, kernel, grid, THREADS, *arrays, out, out.size, defines={"THREADS": THREADS})
+    return out

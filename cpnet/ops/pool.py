@@ -10,7 +10,9 @@ first along the columns, (C, H, W, N) → (C, H, Q, N), then along the rows → 
 import numpy as np
 
 from cpnet.arrays import chunks, parallel, scratch
+from cpnet.launch import blocks, empty, expect, launch, on_gpu
 
+THREADS = 256  # a GPU block's, one number each
 BLOCK_BYTES = 1 << 20  # of input a task works on, so that it is read from memory once and then from the cache
 ROWS, COLS = 1, 2  # axes
 
@@ -31,6 +33,8 @@ def pool_shape(x_shape, z, s, ceil):
 
 def max_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
     """x (C, H, W, N) → y (C, P, Q, N). Kept for backward: x and y."""
+    if on_gpu(x):
+        return _forward_gpu("max_pool_forward", x, z, s, ceil, out)
     y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
 
     def block(start, stop):
@@ -45,6 +49,9 @@ def max_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
 def max_pool_backward(d_y, x, y, *, z=3, s=2, out=None):
     """d_y, y (C, P, Q, N), x (C, H, W, N) → d_x: each window's gradient goes to its largest value; where windows overlap
     they add. Of equal values the first in reading order has it."""
+    if on_gpu(x):
+        expect("max_pool_backward", d_y.shape, y=y)
+        return _backward_gpu("max_pool_backward", (d_y, x, y), x.shape, z, s, out)
     d_x = np.empty_like(x) if out is None else out
 
     def block(start, stop):
@@ -60,6 +67,8 @@ def max_pool_backward(d_y, x, y, *, z=3, s=2, out=None):
 
 def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
     """x (C, H, W, N) → y (C, P, Q, N): the mean over the window's pixels inside the image. Kept for backward: nothing."""
+    if on_gpu(x):
+        return _forward_gpu("average_pool_forward", x, z, s, ceil, out)
     y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
     share = _share(x.shape, y.shape, z, s, x.dtype)
 
@@ -75,6 +84,8 @@ def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
 
 def average_pool_backward(d_y, x_shape, *, z=3, s=2, out=None):
     """d_y (C, P, Q, N) → d_x (C, H, W, N): each window's gradient is shared evenly by its pixels inside the image."""
+    if on_gpu(d_y):
+        return _backward_gpu("average_pool_backward", (d_y,), x_shape, z, s, out)
     d_x = np.empty(x_shape, d_y.dtype) if out is None else out
     share = _share(x_shape, d_y.shape, z, s, d_y.dtype)
 
@@ -86,6 +97,32 @@ def average_pool_backward(d_y, x_shape, *, z=3, s=2, out=None):
 
     parallel(block, _blocks(d_x))
     return d_x
+
+
+def _forward_gpu(kernel, x, z, s, ceil, out):
+    shape = pool_shape(x.shape, z, s, ceil)
+    y = empty(shape, x.dtype, x) if out is None else out
+    expect(kernel, shape, out=y)
+    _launch(kernel, (x, y), y.shape, x.shape, shape, z, s)
+    return y
+
+
+def _backward_gpu(kernel, arrays, x_shape, z, s, out):
+    d_y = arrays[0]
+    d_x = empty(x_shape, d_y.dtype, d_y) if out is None else out
+    expect(kernel, x_shape, out=d_x)
+    _launch(kernel, (*arrays, d_x), x_shape, x_shape, d_y.shape, z, s)
+    return d_x
+
+
+def _launch(kernel, arrays, result_shape, x_shape, y_shape, z, s):
+    """A thread for each number of `result_shape`; grid (blocks of a row, rows, channels)."""
+    channels, height, width, images = result_shape
+    if x_shape[1] * x_shape[2] * images >= 2**31 - THREADS:
+        raise ValueError(f"{kernel}: a channel of {x_shape[1:]} has more numbers than the kernel counts, 2³¹")
+    grid = blocks(width * images, THREADS), height, channels
+    launch(__file__, kernel, grid, THREADS, *arrays, *x_shape[1:3], *y_shape[1:],
+           defines={"THREADS": THREADS, "Z": z, "STRIDE": s})
 
 
 def _blocks(x):

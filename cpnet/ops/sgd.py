@@ -6,15 +6,21 @@
 The velocity v carries the learning rate ε, so a drop of the rate acts on new gradients only, not on the way already taken.
 (PyTorch's SGD keeps the rate outside the velocity: the two agree while the rate is constant.)
 """
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from cpnet.arrays import chunks, parallel, scratch
+from cpnet.launch import assign, blocks, empty, expect, launch, on_gpu
 
+THREADS = 256  # a GPU block's, 16 bytes each
 BLOCK = 1 << 16  # numbers a task works on: w, v, the gradient and a temporary stay in a core's own cache
 
 
 def sgd_update(w, v, gradient, *, rate, momentum=0.9, decay=0.0005):
     """Assigns w and v. w, v, gradient: contiguous, of one shape; rate ε and decay for all of them."""
+    if on_gpu(w):
+        return _sgd_update_gpu(w, v, gradient, rate, momentum, decay)
     w, v, gradient = (array.reshape(-1, copy=False) for array in (w, v, gradient))
     momentum, rate, shrink = (w.dtype.type(value) for value in (momentum, rate, decay * rate))
 
@@ -28,3 +34,53 @@ def sgd_update(w, v, gradient, *, rate, momentum=0.9, decay=0.0005):
         w[own] += v[own]
 
     parallel(block, chunks(w.size, BLOCK))
+
+
+def _sgd_update_gpu(w, v, gradient, rate, momentum, decay):
+    expect("sgd_update", w.shape, v=v, gradient=gradient)
+    grid = blocks(w.nbytes, 16 * THREADS)
+    launch(__file__, "sgd_update", grid, THREADS, w, v, gradient, w.size, momentum, rate, decay * rate,
+           defines={"THREADS": THREADS})
+
+
+@dataclass
+class Segments:
+    """Runs of a flat buffer, `counts[g]` numbers from `starts[g]` on, each with a rate and a decay of its own.
+
+    On a GPU the table lies in memory there, at the same place whatever `set` changes.
+    """
+    starts: list
+    counts: list
+    rates: list = field(init=False)
+    decays: list = field(init=False)
+    on_gpu: tuple = field(init=False, default=None)  # starts, counts, first blocks, rates, decays · rates
+
+    def set(self, rates, decays, like):
+        """The rates and decays from now on, for buffers like `like`."""
+        self.rates, self.decays = list(rates), list(decays)
+        if not on_gpu(like):
+            return
+        blocks_each = [blocks(count * like.itemsize, 16 * THREADS) for count in self.counts]
+        table = [np.array(column, np.int64) for column in (self.starts, self.counts, np.cumsum([0, *blocks_each]))]
+        shrinks = [rate * decay for rate, decay in zip(self.rates, self.decays, strict=True)]
+        table += [np.array(column, like.dtype) for column in (self.rates, shrinks)]
+        if self.on_gpu is None:
+            self.on_gpu = tuple(empty(column.shape, column.dtype, like) for column in table)
+        for array, column in zip(self.on_gpu, table, strict=True):
+            assign(array, column)
+
+
+def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9):
+    """`sgd_update` for each of the Segments of the flat buffers w, v, gradient; on a GPU in one launch."""
+    if on_gpu(w):
+        return _sgd_update_segments_gpu(w, v, gradient, segments, momentum)
+    for start, count, rate, decay in zip(segments.starts, segments.counts, segments.rates, segments.decays, strict=True):
+        own = slice(start, start + count)
+        sgd_update(w[own], v[own], gradient[own], rate=rate, momentum=momentum, decay=decay)
+
+
+def _sgd_update_segments_gpu(w, v, gradient, segments, momentum):
+    expect("sgd_update_segments", w.shape, v=v, gradient=gradient)
+    grid = sum(blocks(count * w.itemsize, 16 * THREADS) for count in segments.counts)
+    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, *segments.on_gpu, len(segments.counts), momentum,
+           defines={"THREADS": THREADS})

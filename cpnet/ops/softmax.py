@@ -5,32 +5,50 @@ before the exponential, and the logarithm is taken of the sum, not of a probabil
 """
 import numpy as np
 
+from cpnet.launch import blocks, empty, expect, launch, on_gpu, to_host
+
+IMAGES, ROWS = 8, 32  # a GPU block's threads: images, and as many rows of classes
+
 
 def softmax(logits, *, out=None):
     """logits (classes, N) → probabilities (classes, N)."""
+    if on_gpu(logits):
+        return _gpu("softmax", logits, (), logits.shape, logits.dtype, out)
     p = np.subtract(logits, logits.max(axis=0), out=out)
     np.exp(p, out=p)
     p /= p.sum(axis=0)
     return p
 
 
-def cross_entropy_forward(logits, labels):
+def cross_entropy_forward(logits, labels, *, check=True):
     """logits (classes, N), labels int (N) → losses (N) = log Σ exp(logits) − logits[label]. Kept for backward: logits.
 
-    Raises ValueError for a label outside the classes.
+    Raises ValueError for a label outside the classes. For that the CPU must wait until a GPU has the labels: without
+    `check` it need not, and such a label's loss is NaN on a GPU.
     """
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(logits)):
-        raise ValueError(f"labels {labels.min()} to {labels.max()} do not fit {len(logits)} classes")
+    if on_gpu(logits):
+        if check:
+            _check_labels(to_host(labels), len(logits))
+        return _gpu("cross_entropy_forward", logits, (labels,), labels.shape, logits.dtype, None)
+    _check_labels(labels, len(logits))
     shifted = logits - logits.max(axis=0)
     right = shifted[labels, np.arange(len(labels))]
     return np.log(np.exp(shifted, out=shifted).sum(axis=0)) - right
 
 
+def _check_labels(labels, classes):
+    if len(labels) and not (0 <= labels.min() and labels.max() < classes):
+        raise ValueError(f"labels {labels.min()} to {labels.max()} do not fit {classes} classes")
+
+
 def cross_entropy_backward(logits, labels, batch=None, *, out=None):
     """d_logits (classes, N) of the losses' sum divided by `batch`, the size of the whole batch (default N): p − 1[label]."""
+    batch = len(labels) if batch is None else batch
+    if on_gpu(logits):
+        return _gpu("cross_entropy_backward", logits, (labels,), logits.shape, logits.dtype, out, batch)
     d_logits = softmax(logits, out=out)
     d_logits[labels, np.arange(len(labels))] -= 1
-    d_logits /= d_logits.dtype.type(len(labels) if batch is None else batch)
+    d_logits /= d_logits.dtype.type(batch)
     return d_logits
 
 
@@ -40,7 +58,23 @@ def label_rank(scores, labels):
     A class of equal score and lower number counts as above, so a constant output is no better than chance. A right class
     whose score is not a number ranks last.
     """
+    if on_gpu(scores):
+        return _gpu("label_rank", scores, (labels,), labels.shape, np.int64, None)
     right = scores[labels, np.arange(len(labels))]
     earlier = np.arange(len(scores))[:, None] < labels
     above = ((scores > right) | (earlier & (scores == right))).sum(axis=0)
     return np.where(np.isnan(right), len(scores), above)
+
+
+def _gpu(kernel, logits, labels, shape, dtype, out, *rest):
+    """Launch a kernel of softmax.cu: (logits, labels where it has some, result, classes, N, …)."""
+    classes, images = logits.shape
+    out = empty(shape, dtype, logits) if out is None else out
+    expect(kernel, shape, out=out)
+    defines = {"IMAGES": IMAGES, "ROWS": ROWS, "label": "int"}
+    for array in labels:
+        expect(kernel, (images,), labels=array)
+        defines["label"] = "int" if array.dtype == np.int32 else "long long"
+    launch(__file__, kernel, blocks(images, IMAGES), (IMAGES, ROWS), logits, *labels, out, classes, images, *rest,
+           defines=defines)
+    return out
