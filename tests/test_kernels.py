@@ -1,0 +1,233 @@
+"""Every kernel but convolution's against its NumPy definition in float64, on the CPU by cuemu; and that these very
+comparisons notice a kernel that lacks a barrier or a bounds guard.
+
+    python -m tests.test_kernels      the table of errors and the list of mutants
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpnet import launch, ops
+from cpnet.ops import crops, dropout, linear, lrn, pointwise, pool, sgd, softmax
+from tests import cuemu, device
+from tests.conftest import CuemuBackend
+from tests.cuemu import mutate
+
+if __name__ != "__main__":
+    cuemu.require()
+
+FOLDER = Path(ops.__file__).parent
+IMAGES = 1, 3, 32, 130
+
+
+class Comparisons:
+    """One kernel after the other with the same inputs as its definition. `errors`: the largest of each, relative to the
+    largest value expected."""
+
+    def __init__(self, dtype):
+        self.dtype, self.backend, self.rng, self.errors = dtype, CuemuBackend(), np.random.default_rng(6), {}
+
+    def draw(self, *shape, scale=1.0):
+        return (scale * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def at_odd_place(self, array):
+        """On the device, at an address that no vector load may use."""
+        longer = self.backend.to_device(np.concatenate([array.reshape(-1)[:1], array.reshape(-1)]))
+        return longer[1:].reshape(array.shape)
+
+    def put(self, *arrays):
+        return [self.backend.to_device(array) if isinstance(array, np.ndarray) else array for array in arrays]
+
+    def check(self, kernel, result, expected):
+        """NaN where NaN is expected, elsewhere close to it."""
+        result, expected = launch.to_host(result).astype(np.float64), np.asarray(expected, np.float64)
+        assert result.shape == expected.shape
+        known = ~np.isnan(expected)
+        assert np.array_equal(np.isnan(result), ~known), f"{kernel}: NaN in the wrong places"
+        error = np.abs(result - expected)[known].max(initial=0) / max(np.abs(expected[known]).max(initial=0), 1e-30)
+        self.errors[kernel] = max(error, self.errors.get(kernel, 0))
+        allowed = 2e-6 if self.dtype == "float32" else 1e-14
+        assert error <= allowed, f"{kernel}: an error of {error:.1e}"
+
+    def run(self, kernel, function, *arrays, **options):
+        """`function` on the device and, in float64, on the host."""
+        wide = [array.astype(np.float64) if isinstance(array, np.ndarray) and array.dtype == self.dtype else array
+                for array in arrays]
+        self.check(kernel, function(*self.put(*arrays), **options), function(*wide, **options))
+
+    # One method for each .cu
+
+    def pointwise(self):
+        for shape in [(5, n) for n in IMAGES] + [(4, 256)]:
+            x, d_y = self.draw(*shape), self.draw(*shape)
+            for name in "relu", "tanh":
+                self.run(f"{name}_forward", getattr(pointwise, f"{name}_forward"), x)
+                self.run(f"{name}_backward", getattr(pointwise, f"{name}_backward"), d_y, x)
+        x = self.draw(5, 7)
+        self.check("relu_forward", pointwise.relu_forward(self.at_odd_place(x)), np.maximum(x, 0))
+        self.check("relu_forward", pointwise.relu_forward(*self.put(x), out=self.at_odd_place(x)), np.maximum(x, 0))
+
+    def lrn(self):
+        for n, options in [(n, {"alpha": 0.5, "groups": 2}) for n in IMAGES] + [(3, {"alpha": 0.5, "n": 3, "beta": 0.6})]:
+            x, d_y = self.draw(8, 2, 3, n), self.draw(8, 2, 3, n)
+            self.run("lrn_forward", lrn.lrn_forward, x, **options)
+            self.run("lrn_backward", lrn.lrn_backward, d_y, x, **options)
+
+    def pool(self):
+        for z, s, height, width, n in [(3, 2, 8, 7, n) for n in IMAGES] + [(2, 3, 7, 8, 3), (4, 2, 9, 8, 3)]:
+            x = self.rng.permutation(np.linspace(-3, 1, 2 * height * width * n)).reshape(2, height, width, n).astype(self.dtype)
+            d_y = self.draw(*pool.pool_shape(x.shape, z, s, True))
+            self.run("max_pool_forward", pool.max_pool_forward, x, z=z, s=s)
+            self.run("max_pool_backward", pool.max_pool_backward, d_y, x, pool.max_pool_forward(x, z=z, s=s), z=z, s=s)
+            self.run("average_pool_forward", pool.average_pool_forward, x, z=z, s=s)
+            self.run("average_pool_backward", pool.average_pool_backward, d_y, x.shape, z=z, s=s)
+
+    def dropout(self):
+        for n, first in (1, 0), (3, 2), (32, 4), (130, 131):
+            key = {"seed": 2**40 + 5, "step": 3, "layer": 2, "first_unit": 7, "first_image": first}
+            mask = dropout.dropout_mask((5, n), **key)
+            out = self.backend.empty((5, n), bool)
+            self.check("dropout_mask", dropout.dropout_mask((5, n), **key, out=out), mask)
+            x = self.draw(5, n)
+            self.run("keep", dropout.dropout_forward, x, mask)
+            self.run("scale", dropout.dropout_test, x, 0.3)
+
+    def softmax(self):
+        for classes, n in [(40, n) for n in IMAGES] + [(3, 9), (1000, 2)]:
+            logits, labels = self.draw(classes, n, scale=3), self.rng.integers(classes, size=n).astype(np.int32)
+            self.run("softmax", softmax.softmax, logits)
+            self.run("cross_entropy_forward", softmax.cross_entropy_forward, logits, labels)
+            self.run("cross_entropy_backward", softmax.cross_entropy_backward, logits, labels)
+            self.run("label_rank", softmax.label_rank, np.round(logits), labels)  # with equal scores
+        self.run("softmax", softmax.softmax, self.draw(40, 5, scale=1e4))
+        logits, labels = self.put(self.draw(3, 4), np.array([0, -1, 3, 2]))
+        losses = softmax.cross_entropy_forward(logits, labels, check=False)
+        expected = softmax.cross_entropy_forward(launch.to_host(logits).astype(np.float64), np.array([0, 0, 0, 2]))
+        self.check("cross_entropy_forward", losses, np.where([False, True, True, False], np.nan, expected))
+        rank = launch.to_host(softmax.label_rank(logits, labels))
+        assert rank[1:3].tolist() == [3, 3] and (rank < 3)[[0, 3]].all()
+
+    def sgd(self):
+        starts, counts = [0, 64, 1600], [33, 1500, 7]  # the second takes more than one block
+        for size in 1607, 1700:
+            w, v, gradient = (self.draw(size) for _ in range(3))
+            results = self.put(w, v)
+            wide = [array.astype(np.float64) for array in (w, v, gradient)]
+            for arrays, slopes in (results, self.put(gradient)[0]), (wide[:2], wide[2]):
+                segments = sgd.Segments(starts, counts)
+                segments.set([9, 9, 9], [0, 0, 0], slopes)
+                segments.set([0.1, 0.2, 0.05], [0.01, 0, 0.1], slopes)
+                sgd.sgd_update_segments(*arrays, slopes, segments)
+                sgd.sgd_update(*(array[:size] for array in arrays), slopes, rate=0.01)
+            for result, expected in zip(results, wide[:2], strict=True):
+                self.check("sgd_update", result, expected)
+        only = self.put(self.draw(5), self.draw(5), self.draw(5))
+        segments = sgd.Segments([0], [5])
+        segments.set([0.1], [0.01], only[2])
+        expected = [launch.to_host(array).astype(np.float64) for array in only]
+        sgd.sgd_update_segments(*only, segments)
+        sgd.sgd_update(*expected, rate=0.1, decay=0.01)
+        self.check("sgd_update_segments", only[0], expected[0])
+
+    def linear(self):
+        for inputs, outputs, n in [(7, 11, n) for n in IMAGES] + [(5, 8, 33)]:
+            x, w, b, d_y = self.draw(inputs, n), self.draw(outputs, inputs), self.draw(outputs), self.draw(outputs, n)
+            self.run("add_bias", linear.linear_forward, x, w, b)
+            d_w, d_b = self.put(np.zeros_like(w), np.zeros_like(b))
+            linear.linear_backward(*self.put(d_y, x, w), d_w, d_b)
+            self.check("bias_gradient", d_b, d_y.sum(axis=1, dtype=np.float64))
+
+    def crops(self):
+        height, width, crop = 41, 38, 35
+        for n in 1, 3, 33:
+            raw = self.rng.integers(256, size=(n, 2, height, width)).astype(np.uint8)
+            mean, shift = self.draw(2, height, width, scale=50), self.draw(n, 2)
+            top, left = (self.rng.integers(-1, size - crop + 2, size=n).astype(np.int32) for size in (height, width))
+            top[:2], left[:2] = [-1, height - crop + 1][:n], [width - crop, 0][:n]
+            left[-1] = -1 if n > 1 else 0
+            mirror = self.rng.integers(2, size=n).astype(bool)
+            result = crops.crop_images(*self.put(raw, mean, top, left, mirror, shift), crop=crop)
+            # The definition on images with a frame of NaN, so that crops may hang over.
+            framed = np.full((n, 2, height + 2, width + 2), np.nan)
+            framed[:, :, 1:-1, 1:-1] = raw - mean.astype(np.float64)
+            expected = crops.crop_images(framed, np.zeros(framed.shape[1:]), top + 1, left + 1, mirror, shift, crop=crop)
+            self.check("crop_images", result, expected)
+
+
+FILES = [name for name in vars(Comparisons) if (FOLDER / f"{name}.cu").exists()]
+
+# Guards that are no comparisons, and so escape mutate.py: what to replace, and by what.
+OTHER_GUARDS = {
+    "pointwise": [("(size_t)(from + i) % 16 == 0", "true"), ("(size_t)(to + i) % 16 == 0", "true")],
+    "pool": [("min(at / STRIDE, windows - 1)", "at / STRIDE"), ("min(window * STRIDE + Z, pixels)", "window * STRIDE + Z")],
+}
+
+
+
+
+def mutants(name):
+    """The mutants of a file; those of an included file only with the first file that includes it."""
+    path = FOLDER / f"{name}.cu"
+    text = launch.text(path)
+    for mutant in mutate.mutants(text):
+        if mutant.file == path.name or name == "pointwise":
+            yield mutant
+    for old, new in OTHER_GUARDS.get(name, []):
+        assert old in text
+        yield mutate.Mutant(path.name, text[:text.index(old)].count("\n"), f"{old} became {new}", text.replace(old, new))
+
+
+def what_notices(name, mutant):
+    """The first line of what the comparisons of a file say when the mutant runs in its place, or None."""
+    path = FOLDER / f"{name}.cu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "SEEDS", (1,))
+        patch.setattr(device.Runner, "mutated", {launch.text(path): mutant.text})
+        patch.setattr(launch, "_modules", {})
+        patch.setattr(launch, "_functions", {})
+        try:
+            getattr(Comparisons("float32"), name)()
+        except (cuemu.CuemuError, AssertionError) as error:
+            if getattr(error, "kind", "") in ("compile", "source"):
+                raise
+            return (str(error).strip() or "a comparison").splitlines()[0]
+    return None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FILES)
+def test_kernels_against_their_definitions(name, dtype):
+    comparisons = Comparisons(dtype)
+    getattr(comparisons, name)()
+    for kernel, error in comparisons.errors.items():
+        print(f"{kernel:24} {dtype} {error:.1e}")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_barrier_and_guard_is_missed(name):
+    noticed = {str(mutant): what_notices(name, mutant) for mutant in mutants(name)}
+    for mutant, by in noticed.items():
+        print(f"{mutant}\n    {by}")
+    assert noticed
+    assert [mutant for mutant, by in noticed.items() if not by] == []
+
+
+def test_every_kernel_is_compared():
+    declared = {kernel for name in FILES for kernel in launch._signatures(FOLDER / f"{name}.cu")}
+    assert {path.stem for path in FOLDER.glob("*.cu")} - set(FILES) <= {"conv", "conv_weights"}  # tests of their own
+    compared = set()
+    for name in FILES:
+        comparisons = Comparisons("float32")
+        getattr(comparisons, name)()
+        compared |= set(comparisons.errors)
+    assert compared == declared
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or FILES:
+        for dtype in "float32", "float64":
+            test_kernels_against_their_definitions(name, dtype)
+    for name in sys.argv[1:] or FILES:
+        test_every_barrier_and_guard_is_missed(name)
