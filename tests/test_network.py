@@ -7,7 +7,7 @@ from cpnet import columns, layers
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import ALIGN, Network
-from cpnet.ops import softmax
+from cpnet.ops import dropout, softmax
 
 RUN = Pass(training=True, seed=5, step=2)
 PLACEMENTS = pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
@@ -177,6 +177,15 @@ def test_each_image_has_its_own_logits(rng, devices):
 
 
 @PLACEMENTS
+def test_nobody_trains_the_image(rng, devices):
+    net = make(devices)
+    gradients(net, *batch(rng, 2))
+    for layer, parts in zip(net.table.layers, net.parts, strict=True):
+        assert all(part.input_gradient == (layer.name != "conv1") for part in parts)
+    assert all("d_x" not in part._held for part in net.parts[0])
+
+
+@PLACEMENTS
 def test_parts_of_a_batch_add_up(rng, devices):
     """The loss is divided by the whole batch, and dropout draws by the place in it."""
     net = make(devices)
@@ -199,6 +208,16 @@ def test_at_test_time_outputs_are_halved(rng, devices):
     images, _ = batch(rng, 3)
     np.testing.assert_allclose(net.forward(images), plain.forward(images), rtol=1e-12)
     assert not np.allclose(net.forward(images, RUN), plain.forward(images), rtol=1e-3)
+
+
+@PLACEMENTS
+def test_each_dropout_layer_draws_for_itself(rng, devices):
+    net = make(devices)
+    net.forward(batch(rng, 3)[0], RUN)
+    for index, name in (17, "fc6 dropout"), (20, "fc7 dropout"):
+        assert net.table.layers[index].name == name
+        expected = dropout.dropout_mask((256, 3), seed=RUN.seed, step=RUN.step, layer=index)
+        np.testing.assert_array_equal(np.concatenate([part.mask for part in net.parts[index]]), expected)
 
 
 def test_dropout_depends_on_seed_and_step(rng):
