@@ -1,0 +1,171 @@
+"""Every kernel through NVIDIA's own compiler, for each generation of GPUs: no warnings, no spills, and no more registers
+and shared memory than its block can have. In the very variants that the paper's net asks for at a batch of 128.
+
+    python -m tests.test_nvrtc      the table
+"""
+import functools
+import os
+from collections import defaultdict
+from contextlib import nullcontext
+from copy import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cpnet import launch, nets
+from cpnet.layers import Conv, Pass
+from cpnet.ops import conv, crops, dropout, pointwise, pool, sgd, softmax
+from tests import nvrtc
+
+ARCHITECTURES = 75, 80, 90, 120
+REGISTERS, REGISTERS_CONV = 64, 255  # at most: four blocks of 256 threads on a multiprocessor; a thread's most
+SHARED = 48 << 10
+
+
+class Shadow(np.ndarray):
+    """An array of a device on which nothing is computed. Its memory is never touched, hence never there."""
+
+
+class Recorder:
+    """The platform of Shadow: notes which variants of which text are asked for."""
+
+    def __init__(self):
+        self.variants = {}  # (text, options): the names of the kernels launched
+
+    def device(self, array):
+        return 0
+
+    def on(self, device):
+        return nullcontext()
+
+    def module(self, code, options):
+        names = self.variants.setdefault((code, options), set())
+        return SimpleNamespace(get_function=lambda name: names.add(name) or self.function)
+
+    def function(self, *_, **__):
+        pass
+
+    def empty(self, shape, dtype):
+        return np.empty(shape, dtype).view(Shadow)
+
+    def to_host(self, array):
+        return np.zeros(array.shape, array.dtype)
+
+    def assign(self, array, values):
+        pass
+
+    def matmul(self, a, b, out):
+        pass
+
+
+def variants(dtype):
+    """{(text, options): kernels} of a training step, and of the operations that the paper's net does without."""
+    recorder, images = Recorder(), 128
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(launch._platforms, Shadow, recorder)
+        for name in "_modules", "_functions":
+            patch.setattr(launch, name, {})
+        run = Pass(training=True)
+        for index, (layer, shape, _) in enumerate(nets.build("alexnet").shapes()):
+            layer, columns = copy(layer), 2
+            layer.device, layer.index, layer.columns, layer.first_unit = recorder, index, columns, 0
+            layer.input_gradient = index > 0
+            for kind in "values", "gradients":
+                setattr(layer, kind, {key: recorder.empty(parameter.shape, dtype)
+                                      for key, parameter in layer.parameters(shape, columns).items()})
+            if isinstance(layer, Conv) and not hasattr(conv, "launch"):  # no kernels yet
+                continue
+            y = layer.forward(recorder.empty((*shape, images), dtype), run)
+            layer.backward(recorder.empty(y.shape, dtype))
+        labels = recorder.empty((images,), np.int32)
+        softmax.cross_entropy_forward(y, labels)
+        softmax.cross_entropy_backward(y, labels)
+        softmax.label_rank(y, labels)
+        softmax.softmax(y)
+        dropout.dropout_test(y)
+        pointwise.tanh_forward(y)
+        pointwise.tanh_backward(y, y)
+        x = recorder.empty((3, 55, 55, images), dtype)
+        pool.average_pool_backward(pool.average_pool_forward(x), x.shape)
+        sgd.sgd_update(y, y, y, rate=0.1)
+        segments = sgd.Segments([0], [y.size])
+        segments.set([0.1], [0], y)
+        sgd.sgd_update_segments(y, y, y, segments)
+        raw, corner = recorder.empty((images, 3, 256, 256), np.uint8), recorder.empty((images,), np.int32)
+        mirror, shift = recorder.empty((images,), bool), recorder.empty((images, 3), dtype)
+        crops.crop_images(raw, recorder.empty((3, 256, 256), dtype), corner, corner, mirror, shift, crop=224)
+    return recorder.variants
+
+
+@functools.cache
+def compiled(dtype, architecture):
+    """[(file, options, Kernel, whether it was launched)] and {file: PTX}."""
+    rows, ptx = [], defaultdict(str)
+    for (code, options), launched in variants(dtype).items():
+        file = code.split('"')[1]
+        # -ftz as CuPy has it; warnings become errors in nvrtc.compile, as older versions have no option for that
+        kernels, text = nvrtc.compile(code, [*options, f"-arch=sm_{architecture}", "-ftz=true"])
+        rows += [(file, options, kernel, kernel.name in launched) for kernel in kernels]
+        ptx[file] += text
+    return rows, ptx
+
+
+def all_cases():
+    return [(np.float32, architecture) for architecture in ARCHITECTURES] + [(np.float64, 80)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler():
+    if nvrtc.library() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+
+
+@pytest.mark.parametrize("dtype, architecture", all_cases())
+def test_kernels_compile_and_fit(dtype, architecture):
+    rows, ptx = compiled(dtype, architecture)
+    for file, options, kernel, launched in rows:
+        if not launched:
+            continue
+        where = f"{file} {kernel.name} {' '.join(options)}"
+        assert kernel.spilled == 0, where
+        assert kernel.registers <= (REGISTERS_CONV if file.startswith("conv") else REGISTERS), where
+        assert kernel.shared <= SHARED, where
+    vector = ".v4." if dtype is np.float32 else ".v2."
+    for file in "pointwise.cu", "sgd.cu":  # 16 bytes a load and a store
+        assert f"ld.global{vector}" in ptx[file] and f"st.global{vector}" in ptx[file]
+
+
+def test_every_file_and_kernel_is_compiled():
+    rows, _ = compiled(np.float32, 80)
+    assert {file for file, *_ in rows} >= {f"{name}.cu" for name in
+                                           "pointwise lrn pool dropout softmax sgd linear crops".split()}
+    launched = {(file, kernel.name) for file, _, kernel, used in rows if used}
+    assert launched == {(file, kernel.name) for file, _, kernel, _ in rows}
+
+
+def test_warnings_and_errors_are_refused():
+    kernel = 'extern "C" __global__ void f(float* x) { %s }'
+    with pytest.raises(nvrtc.CompileError, match="declared but never referenced"):
+        nvrtc.compile(kernel % "int unused;", ["-arch=sm_80"])
+    with pytest.raises(nvrtc.CompileError, match="undefined"):
+        nvrtc.compile(kernel % "x[0] = y;", ["-arch=sm_80"])
+    (found,), _ = nvrtc.compile(kernel % "__shared__ float s[64]; s[threadIdx.x] = x[0]; __syncthreads(); x[1] = s[5];",
+                                ["-arch=sm_80"])
+    assert found.name == "f" and found.shared == 256 and found.spilled == 0 < found.registers
+
+
+if __name__ == "__main__":
+    table = defaultdict(dict)
+    for dtype, architecture in all_cases():
+        for file, _, kernel, launched in compiled(dtype, architecture)[0]:
+            if launched:
+                cell = table[file, kernel.name].setdefault((np.dtype(dtype).name, architecture), [])
+                cell.append(f"{kernel.registers}" + f" +{kernel.spilled} spilled" * (kernel.spilled > 0)
+                            + f"/{kernel.shared}" * (kernel.shared > 0))
+    cases = [(np.dtype(dtype).name, architecture) for dtype, architecture in all_cases()]
+    print("Registers a thread / bytes of static shared memory a block\n")
+    print("| kernel | " + " | ".join(f"{dtype} sm_{architecture}" for dtype, architecture in cases) + " |")
+    print("|---" * (len(cases) + 1) + "|")
+    for (file, name), cells in table.items():
+        print(f"| {file} {name} | " + " | ".join(", ".join(cells.get(case, [])) for case in cases) + " |")
