@@ -22,8 +22,12 @@ def library():
     folders = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
     found = [str(path) for folder in folders for path in folder.glob("*/lib/libnvrtc.so.*")]
     for name in [*found, ctypes.util.find_library("nvrtc"), "/usr/local/cuda/lib64/libnvrtc.so"]:
+        if not name:
+            continue
         try:
-            return ctypes.CDLL(name) if name else None
+            for builtins in Path(name).parent.glob("libnvrtc-builtins.so.*"):  # which not every version finds by itself
+                ctypes.CDLL(str(builtins))
+            return ctypes.CDLL(name)
         except OSError:
             continue
     return None
