@@ -14,10 +14,13 @@ An output row p needs the lines of R successive input rows, which lie next to ea
 matrix (R·C·S, Q·N) that the filters, laid out as (F, R·C·S), multiply. Nothing is copied R·S times as in plain im2col, only S
 times; with images innermost each copy moves whole runs of Q·N numbers.
 """
+from pathlib import Path
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cpnet.arrays import chunks, parallel, scratch
+from cpnet.launch import blocks, empty, expect, launch, on_gpu
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
 BLOCKS = 8  # at least as many blocks as this, so that a few threads have work
@@ -40,6 +43,8 @@ def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, out=None):
     """
     if len(x) != groups * w.shape[1] or len(w) % groups:
         raise ValueError(f"filters {w.shape} do not fit {len(x)} channels in {groups} groups")
+    if on_gpu(x):
+        return _launch_forward(x, w, b, stride, pad, groups, out)
     y = np.empty(conv_shape(x.shape, w.shape, stride, pad), x.dtype) if out is None else out
     return _correlate(x, w, b, stride, (pad[0], pad[0]), groups, y)
 
@@ -51,6 +56,8 @@ def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, i
         d_b[f]          = Σ d_y[f, p, q, n]                                                              over p, q, n
         d_x[c, h, w, n] = Σ w[f, c, r, s] · d_y[f, p, q, n]   over f and all r, s, p, q that read this pixel in forward
     """
+    if on_gpu(d_y):
+        return _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, input_gradient, out)
     _weight_gradient(d_y, x, d_w, stride, (pad[0], pad[0]), groups)
     if d_b is not None:
         parallel(lambda f, end: np.sum(d_y[f:end], axis=(1, 2, 3), out=d_b[f:end]), chunks(len(d_y), 16))
@@ -157,3 +164,89 @@ def _windows(x, w_shape, y_shape, g, start, stop, stride, before):
     row = lines.strides[0]
     return as_strided(lines, (stop - start, rows * channels * cols, q * images),
                       (stride * row, images * q * x.itemsize, x.itemsize), writeable=False)
+
+
+# The same in CUDA
+
+HEIGHTS = 128, 96, 64, 48, 32, 16  # rows of a block's tile (BM)
+WIDTHS = {128: (8, 8), 64: (8, 4), 32: (4, 4)}  # its columns (BN): a thread's rows and columns of it (TM, TN)
+PART_BLOCKS = 512  # of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
+PART_TERMS = 1024  # products that a part at least adds up
+BIAS_THREADS = 512
+_WEIGHTS = Path(__file__).with_name("conv_weights.cu")
+
+
+def _launch_forward(x, w, b, stride, pad, groups, out):
+    shape = conv_shape(x.shape, w.shape, stride, pad)
+    y = empty(shape, x.dtype, x) if out is None else out
+    expect("conv_forward", shape, out=y)
+    if b is not None:
+        expect("conv_forward", w.shape[:1], b=b)
+    grid, tile = _pixel_grid(len(w) // groups, shape, groups, x.dtype)
+    launch(__file__, "conv_forward", grid, _threads(tile), x, w, w if b is None else b, y, b is not None,
+           *_sizes(x.shape, w.shape, shape, stride, pad, groups), defines=tile)
+    return y
+
+
+def _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, input_gradient, out):
+    expect("conv_backward", conv_shape(x.shape, w.shape, stride, pad), d_y=d_y)
+    expect("conv_backward", w.shape, d_w=d_w)
+    sizes = _sizes(x.shape, w.shape, d_y.shape, stride, pad, groups)
+    _launch_weight_gradient(d_y, x, d_w, sizes, groups)
+    if d_b is not None:
+        expect("conv_backward", w.shape[:1], d_b=d_b)
+        launch(_WEIGHTS, "conv_bias_gradient", len(w), BIAS_THREADS, d_y, d_b, d_y.size // len(w),
+               defines=_weight_tile(w.shape, groups, x.dtype))
+    if input_gradient:
+        d_x = empty(x.shape, x.dtype, x) if out is None else out
+        expect("conv_backward", x.shape, out=d_x)
+        grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
+        launch(__file__, "conv_input_gradient", grid, _threads(tile), d_y, w, d_x, *sizes, defines=tile)
+        return d_x
+
+
+def _launch_weight_gradient(d_y, x, d_w, sizes, groups):
+    """Parts of the pixels apart, then their sum in order."""
+    filters, channels, rows, cols = d_w.shape
+    tile = _weight_tile(d_w.shape, groups, x.dtype)
+    tiles = blocks(filters // groups, tile["BM"]) * blocks(channels * rows * cols, tile["BN"])
+    parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
+    sums = empty((parts, *d_w.shape), x.dtype, x)
+    launch(_WEIGHTS, "conv_weight_parts", (tiles, parts, groups), _threads(tile), x, d_y, sums, *sizes, defines=tile)
+    launch(_WEIGHTS, "conv_sum_parts", blocks(d_w.size, 256), 256, sums, d_w, parts, filters, channels, rows * cols,
+           defines=tile)
+
+
+def _sizes(x_shape, w_shape, y_shape, stride, pad, groups):
+    """The kernels' C, H, W, N, F, R, S, P, Q, stride, before: channels and filters of one group."""
+    return (w_shape[1], *x_shape[1:], w_shape[0] // groups, *w_shape[2:], *y_shape[1:3], stride, pad[0])
+
+
+def _pixel_grid(maps, shape, groups, dtype):
+    """(grid, tile) for a result of this shape with so many maps a group: each block at one pixel."""
+    _, rows, cols, images = shape
+    tile = _tile(maps, images, dtype)
+    return (rows * cols * blocks(images, tile["BN"]), blocks(maps, tile["BM"]), groups), tile
+
+
+def _weight_tile(w_shape, groups, dtype):
+    filters, channels, rows, cols = w_shape
+    return {**_tile(filters // groups, channels * rows * cols, dtype), "BIAS_THREADS": BIAS_THREADS}
+
+
+def _tile(rows, columns, dtype):
+    """The macros of a block's tile of a product with so many rows and columns."""
+    height = _least_padding(rows, HEIGHTS)
+    width = _least_padding(columns, [width for width in WIDTHS if width * dtype.itemsize <= 512])
+    thread_rows, thread_columns = WIDTHS[width]
+    return {"BM": height, "BN": width, "TM": thread_rows, "TN": thread_columns}
+
+
+def _least_padding(count, sizes):
+    """The largest of these tile sizes that pads `count` to at most an eighth more than the best of them does."""
+    padded = {size: blocks(count, size) * size for size in sizes}
+    return max(size for size in sizes if padded[size] * 8 <= min(padded.values()) * 9)
+
+
+def _threads(tile):
+    return tile["BM"] * tile["BN"] // (tile["TM"] * tile["TN"])
