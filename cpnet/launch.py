@@ -19,6 +19,7 @@ import numpy as np
 
 from cpnet.errors import CpnetError
 
+GRID = 2**31 - 1, 65535, 65535  # blocks at most, by axis
 DEFAULT_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking
 _DTYPES = {"float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32,
            "long long": np.int64, "unsigned long long": np.uint64, "unsigned char": np.uint8, "bool": np.bool_}
@@ -57,7 +58,7 @@ class Cupy:
         return self.cupy.cuda.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes()
 
     def matmul(self, a, b, out):
-        self.cupy.matmul(a, b, out=out)
+        self.cupy.dot(a, b, out=out)  # cuBLAS reads transposed views as they are, and writes into `out`
 
     def to_host(self, array):
         return self.cupy.asnumpy(array)
@@ -140,8 +141,13 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
     """
     path = Path(file).with_suffix(".cu")
     defines = dict(defines or {})
-    platform, device, values = _arguments(name, _signatures(path)[name], args, defines)
+    signatures = _signatures(path)
+    if name not in signatures:
+        raise ValueError(f"{path.name} has no kernel {name}; it has {', '.join(signatures)}")
+    platform, device, values = _arguments(name, signatures[name], args, defines)
     grid, block = (tuple(sizes) if isinstance(sizes, tuple) else (sizes,) for sizes in (grid, block))
+    if any(size > most for size, most in zip(grid, GRID, strict=False)):
+        raise ValueError(f"{name}: a grid of {grid} blocks is over the limits {GRID}")
     if 0 in grid:
         return
     key = (id(platform), device, path, *sorted(defines.items()))
@@ -157,7 +163,7 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
 
 
 def _arguments(name, parameters, args, defines):
-    """(platform, device, values): arrays as they are, numbers as NumPy scalars. Defines `real`."""
+    """(platform, device, values): arrays as they are, numbers as NumPy scalars. Defines `real`, float by default."""
     if len(args) != len(parameters):
         raise TypeError(f"{name} takes {len(parameters)} arguments ({', '.join(p for _, _, p in parameters)}), not {len(args)}")
     platform = device = None
@@ -185,14 +191,18 @@ def _arguments(name, parameters, args, defines):
         values.append(arg)
     if platform is None:
         raise TypeError(f"{name} has no array among its arguments")
+    defines.setdefault("real", "float")
     return platform, device, tuple(_scalar(*value, defines) if isinstance(value, tuple) else value for value in values)
 
 
 def _scalar(kind, where, value, defines):
     dtype = np.dtype(_dtype(kind, defines, where))
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, int | float):
+        raise TypeError(f"{where}: a number is needed, not {type(value).__name__}")
     try:
         return dtype.type(float(value) if dtype.kind == "f" else operator.index(value))
-    except (TypeError, OverflowError, ValueError) as error:
+    except (TypeError, OverflowError) as error:
         raise TypeError(f"{where}: {value!r} does not fit {kind}: {error}") from None
 
 
@@ -211,6 +221,8 @@ def matmul(a, b, out):
             raise TypeError(f"matmul, {name}: not on the device of the result")
         if array.dtype != out.dtype:
             raise TypeError(f"matmul, {name}: {array.dtype}, not {out.dtype}")
+    if not out.flags.c_contiguous:
+        raise TypeError(f"matmul, out: not contiguous (shape {out.shape}, strides {out.strides})")
     if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]):
         raise ValueError(f"matmul: {a.shape} by {b.shape} is not {out.shape}")
     with platform.on(platform.device(out)):

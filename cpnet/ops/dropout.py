@@ -60,7 +60,7 @@ def _dropout_mask_gpu(mask, shape, seed, step, layer, rate, first_unit, first_im
     begin = first_image % 4
     grid = blocks(begin + images, 4 * MASK_THREADS), units
     launch(__file__, "dropout_mask", grid, MASK_THREADS, mask, images, first_image // 4, begin, first_unit, layer, step,
-           seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, int(rate * 2**32), defines={"THREADS": MASK_THREADS, "real": "float"})
+           seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, int(rate * 2**32), defines={"THREADS": MASK_THREADS})
     return mask
 
 
