@@ -36,6 +36,7 @@ def test_devices_that_do_not_fit(text, columns, message):
         devices(text, columns)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("receivers", [1, 2])
 def test_gather_puts_the_channels_in_order(rng, dtype, receivers):
     parts = [block.astype(dtype) for block in blocks(rng, 2, (3, 2, 4, 5))]
