@@ -175,6 +175,7 @@ def summary_command(words):
     parser.add_argument("--classes", type=positive, help="(default: 1000; 10 for small nets)")
     parser.add_argument("--image", default=None, metavar="C,H,W", help="of a crop (default: 3,224,224; for small nets 1,24,24)")
     parser.add_argument("--devices", default="cpu", help="where to place the columns")
+    parser.add_argument("--picture", metavar="PNG", help="draw the net as in figure 2")
     options = parser.parse(words)
     from cpnet import columns, nets
     from cpnet.summary import summary
@@ -188,6 +189,9 @@ def summary_command(words):
     classes = options.classes or (10 if small else 1000)
     table = nets.build(name, (channels, height, width), classes, options.profile, options.activation, options.lrn)
     print(summary(table, columns.devices(options.devices, table.columns)))
+    if options.picture:
+        from cpnet.figures import draw_net
+        draw_net(table, options.picture)
 
 
 def gradcheck_command(words):
