@@ -21,8 +21,9 @@ from cpnet.errors import CpnetError
 
 GRID = 2**31 - 1, 65535, 65535  # blocks at most, by axis
 DEFAULT_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking
-_DTYPES = {"float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32,
-           "long long": np.int64, "unsigned long long": np.uint64, "unsigned char": np.uint8, "bool": np.bool_}
+_DTYPES = {name: np.dtype(code) for name, code in {
+    "float": "f4", "double": "f8", "int": "i4", "unsigned": "u4", "unsigned int": "u4", "long long": "i8",
+    "unsigned long long": "u8", "unsigned char": "u1", "bool": "?"}.items()}
 _platforms = {}  # type of array: its platform
 _modules = {}  # (platform, device, file, defines): compiled module
 _functions = {}  # the same and the kernel's name: function
@@ -139,23 +140,23 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
     hands: tile sizes, and types such as {"label": "int"}. Python numbers become the parameters' own types. Raises
     TypeError for an argument that does not fit its parameter. An empty grid does nothing.
     """
-    path = Path(file).with_suffix(".cu")
     defines = dict(defines or {})
-    signatures = _signatures(path)
+    signatures = _signatures(file)
     if name not in signatures:
-        raise ValueError(f"{path.name} has no kernel {name}; it has {', '.join(signatures)}")
+        raise ValueError(f"{_path(file).name} has no kernel {name}; it has {', '.join(signatures)}")
     platform, device, values = _arguments(name, signatures[name], args, defines)
     grid, block = (tuple(sizes) if isinstance(sizes, tuple) else (sizes,) for sizes in (grid, block))
     if any(size > most for size, most in zip(grid, GRID, strict=False)):
         raise ValueError(f"{name}: a grid of {grid} blocks is over the limits {GRID}")
     if 0 in grid:
         return
-    key = (id(platform), device, path, *sorted(defines.items()))
+    key = (platform, device, file, *sorted(defines.items()))
     with platform.on(device):
         function = _functions.get((name, *key))
         if function is None:
             if key not in _modules:
-                _modules[key] = platform.module(text(path), tuple(f"-D{macro}={value}" for macro, value in defines.items()))
+                options = tuple(f"-D{macro}={value}" for macro, value in defines.items())
+                _modules[key] = platform.module(text(_path(file)), options)
             function = _functions[name, *key] = _modules[key].get_function(name)
         if shared > DEFAULT_SHARED and shared > function.max_dynamic_shared_size_bytes:
             function.max_dynamic_shared_size_bytes = shared
@@ -184,8 +185,9 @@ def _arguments(name, parameters, args, defines):
             if arg.dtype not in (np.float32, np.float64):
                 raise TypeError(f"{where}: {arg.dtype}, not float32 or float64")
             defines["real"] = "float" if arg.dtype == np.float32 else "double"
-        if arg.dtype != _dtype(kind, defines, where):
-            raise TypeError(f"{where}: {arg.dtype}, not {np.dtype(_dtype(kind, defines, where))}")
+        dtype = _dtype(kind, defines, where)
+        if arg.dtype != dtype:
+            raise TypeError(f"{where}: {arg.dtype}, not {dtype}")
         if not arg.flags.c_contiguous:
             raise TypeError(f"{where}: not contiguous (shape {arg.shape}, strides {arg.strides})")
         values.append(arg)
@@ -196,7 +198,7 @@ def _arguments(name, parameters, args, defines):
 
 
 def _scalar(kind, where, value, defines):
-    dtype = np.dtype(_dtype(kind, defines, where))
+    dtype = _dtype(kind, defines, where)
     value = value.item() if isinstance(value, np.generic) else value
     if not isinstance(value, int | float):
         raise TypeError(f"{where}: a number is needed, not {type(value).__name__}")
@@ -232,6 +234,10 @@ def matmul(a, b, out):
 # The text
 
 
+def _path(file):
+    return Path(file).with_suffix(".cu")
+
+
 @functools.cache
 def text(path):
     """A .cu with every #include "..." in its place: CuPy's cache would not notice that an included file has changed."""
@@ -250,9 +256,9 @@ def _flat(path, included):
 
 
 @functools.cache
-def _signatures(path):
-    """{kernel: [(type, whether a pointer, name), ...]} of a .cu."""
-    code = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text(path), flags=re.S)
+def _signatures(file):
+    """{kernel: [(type, whether a pointer, name), ...]} of the .cu beside `file`."""
+    code = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text(_path(file)), flags=re.S)
     bounds = r"(?:__launch_bounds__\s*\([^()]*\)\s*)?"
     kernels = re.findall(rf'extern\s+"C"\s+__global__\s+void\s+{bounds}(\w+)\s*\(([^()]*)\)', code)
     return {name: [_parameter(each) for each in parameters.split(",")] for name, parameters in kernels}
