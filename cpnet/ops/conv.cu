@@ -33,71 +33,76 @@ __device__ __forceinline__ Taps taps_of_input(int h, int size, int window, int s
   return {max(0, last - first + stride) / stride, first, stride, (reach - first) / stride, -1};
 }
 
-struct Walk {
+// What a block works on. It lies in shared memory, where it costs the threads no registers: they have none to spare.
+struct Product {
+  int source, weights, map;                // this group's first: pixel of all the source's, weight, map of the result
+  int depth, maps;                         // channels of the source and maps of the result, of a group
+  int source_plane, source_width;          // in pixels
+  int result_plane, pixel, n0;             // the pixel and the first image of this block's results
+  int per_map, per_channel, window_width;  // weights from one map, channel, row of a window to the next
   Taps down, across;
-  int rows, columns, depth, next_c, next_i, next_j;
+  int next_c, next_i, next_j;              // BK further in the order (channel, tap)
 };
 
-struct Matrices {
-  const real *source, *weights, *bias;  // of this group; bias: null where there is none
-  real* result;
-  int depth, maps;                      // channels of the source, maps of the result
-  int source_plane, source_width;       // pixels
-  int result_plane, pixel;
-  int window_width;                     // S
-  int per_map, per_channel;             // weights from one map or channel to the next
-};
+// By one thread, before the others go on.
+__device__ __forceinline__ void prepare(Product& of) {
+  if (!of.down.count || !of.across.count) {  // the window lies outside the image
+    of.depth = 0;
+    of.down.count = of.across.count = 1;
+  }
+  const int rows = of.down.count, columns = of.across.count;
+  of.next_c = BK / (rows * columns);
+  of.next_i = BK / columns % rows;
+  of.next_j = BK % columns;
+}
 
-__device__ __forceinline__ void gather(const Matrices& of, const Taps& down, const Taps& across, int n0, int N) {
+__device__ __forceinline__ void gather(
+    const Product& of, const real* __restrict__ source, const real* __restrict__ weights, const real* __restrict__ bias,
+    real* __restrict__ result, bool biased, int N) {
   __shared__ __align__(16) Left left[2];
   __shared__ __align__(16) Right right[2];
-  __shared__ int2 places[2][BK];  // of each k of a step: its pixel of the source, and its weight, from this block's first
+  __shared__ int2 places[2][BK];  // of each k of a step: its pixel of the source, and its weight among a map's; or -1
   const int thread = threadIdx.x, m0 = blockIdx.y * BM;
 
-  // The first BK threads go through the order (channel, tap), tap (i, j) of rows × columns, each BK further in a step.
-  __shared__ Walk walk;  // in shared memory, where it costs the other threads no registers
-  if (thread == 0) {
-    const int rows = max(1, down.count), columns = max(1, across.count), depth = down.count && across.count ? of.depth : 0;
-    walk = {down, across, rows, columns, depth, BK / (rows * columns), BK / columns % rows, BK % columns};
-  }
-  __syncthreads();
-  int c = thread / (walk.rows * walk.columns), i = thread / walk.columns % walk.rows, j = thread % walk.columns;
+  // The first BK threads go through the order (channel c, tap (i, j) of those there are), each BK further in a step.
+  int c = thread / (of.down.count * of.across.count), i = thread / of.across.count % of.down.count, j = thread % of.across.count;
   auto plan = [&](int buffer) {
     if (thread >= BK) return;
-    const Taps down = walk.down, across = walk.across;
-    const int pixel = (down.at + i * down.move) * of.source_width + across.at + j * across.move;
-    const int tap = (down.first + i * down.step) * of.window_width + across.first + j * across.step;
+    const int pixel = of.source + (of.down.at + i * of.down.move) * of.source_width + of.across.at + j * of.across.move;
+    const int tap = of.weights + (of.down.first + i * of.down.step) * of.window_width + of.across.first + j * of.across.step;
     places[buffer][thread] =
-        c < walk.depth ? make_int2(c * of.source_plane + pixel, c * of.per_channel + tap) : make_int2(-1, -1);
-    const int columns = walk.columns, rows = walk.rows;
-    j += walk.next_j;
-    i += walk.next_i + (j >= columns);
-    c += walk.next_c + (i >= rows);
-    if (j >= columns) j -= columns;
-    if (i >= rows) i -= rows;
+        c < of.depth ? make_int2(c * of.source_plane + pixel, c * of.per_channel + tap) : make_int2(-1, -1);
+    j += of.next_j;
+    const bool next_row = j >= of.across.count;
+    if (next_row) j -= of.across.count;
+    i += of.next_i + next_row;
+    const bool next_channel = i >= of.down.count;
+    if (next_channel) i -= of.down.count;
+    c += of.next_c + next_channel;
   };
 
   // Of the left tile a thread fetches one k of maps m, m + MAPS ...; of the right one 4 images of k, k + ROWS ...
   constexpr int MAPS = THREADS / BK, ROWS = THREADS / (BN / 4), FETCHES = (BK + ROWS - 1) / ROWS;
-  const int m = m0 + thread / BK, k = thread / (BN / 4), n = n0 + thread % (BN / 4) * 4;
-  const bool whole = by_fours(of.source, N) && by_fours(of.result, N);
+  const int m = m0 + thread / BK, k = thread / (BN / 4), column = thread % (BN / 4) * 4;
+  const bool whole = by_fours(source, N) && by_fours(result, N);
   real weight[BM / MAPS];
   Four images[FETCHES];
   auto fetch = [&](int buffer) {  // zeros beyond the last channel
     const int place = places[buffer][thread % BK].y;
 #pragma unroll
     for (int i = 0; i < BM / MAPS; i++)
-      weight[i] = place >= 0 && m + i * MAPS < of.maps ? of.weights[(m + i * MAPS) * of.per_map + place] : 0;
+      weight[i] = place >= 0 && m + i * MAPS < of.maps ? weights[(m + i * MAPS) * of.per_map + place] : 0;
+    const int n = of.n0 + column;
 #pragma unroll
     for (int i = 0; i < FETCHES; i++) {
       const int pixel = k + i * ROWS < BK ? places[buffer][k + i * ROWS].x : -1;
       images[i] = {};
-      if (pixel >= 0) images[i] = load_four(of.source + (size_t)pixel * N + n, N - n, whole);
+      if (pixel >= 0) images[i] = load_four(source + (size_t)pixel * N + n, N - n, whole);
     }
   };
 
   real sum[TM][TN] = {};
-  const int steps = (walk.depth * walk.rows * walk.columns + BK - 1) / BK;
+  const int steps = (of.depth * of.down.count * of.across.count + BK - 1) / BK;
   plan(0);
   __syncthreads();
   fetch(0);
@@ -108,7 +113,7 @@ __device__ __forceinline__ void gather(const Matrices& of, const Taps& down, con
     for (int i = 0; i < BM / MAPS; i++) left[buffer][thread % BK][thread / BK + i * MAPS] = weight[i];
 #pragma unroll
     for (int i = 0; i < FETCHES; i++)
-      if (k + i * ROWS < BK) *(Four*)&right[buffer][k + i * ROWS][n - n0] = images[i];
+      if (k + i * ROWS < BK) *(Four*)&right[buffer][k + i * ROWS][column] = images[i];
     __syncthreads();
     fetch(1 - buffer);
     multiply(sum, left[buffer], right[buffer]);
@@ -118,15 +123,15 @@ __device__ __forceinline__ void gather(const Matrices& of, const Taps& down, con
   for (int i = 0; i < TM; i++) {
     const int map = m0 + tile_row(i);
     if (map >= of.maps) continue;
-    const real bias = of.bias ? of.bias[map] : 0;
-    real* row = of.result + ((size_t)map * of.result_plane + of.pixel) * N;
+    const real add = biased ? bias[of.map + map] : 0;
+    real* row = result + ((size_t)(of.map + map) * of.result_plane + of.pixel) * N;
 #pragma unroll
     for (int j = 0; j < TN; j += 4) {
-      const int image = n0 + tile_column(j);
+      const int n = of.n0 + tile_column(j);
       Four four;
 #pragma unroll
-      for (int e = 0; e < 4; e++) four.v[e] = sum[i][j + e] + bias;  // ReLU would go here
-      store_four(row + image, four, N - image, whole);
+      for (int e = 0; e < 4; e++) four.v[e] = sum[i][j + e] + add;  // ReLU would go here
+      store_four(row + n, four, N - n, whole);
     }
   }
 }
@@ -136,21 +141,29 @@ __device__ __forceinline__ void gather(const Matrices& of, const Taps& down, con
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 conv_forward(const real* __restrict__ x, const real* __restrict__ w, const real* __restrict__ b, real* __restrict__ y,
              int biased, int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before) {
-  const int runs = (N + BN - 1) / BN, pixel = blockIdx.x / runs;
-  const size_t g = blockIdx.z;
-  const Matrices of = {x + g * C * H * W * N, w + g * F * C * R * S, biased ? b + g * F : nullptr, y + g * F * P * Q * N,
-                       C, F, H * W, W, P * Q, pixel, S, C * R * S, R * S};
-  gather(of, taps_of_output(pixel / Q, H, R, stride, before), taps_of_output(pixel % Q, W, S, stride, before),
-         blockIdx.x % runs * BN, N);
+  __shared__ Product of;
+  if (threadIdx.x == 0) {
+    const int runs = (N + BN - 1) / BN, pixel = blockIdx.x / runs, n0 = blockIdx.x % runs * BN;
+    const int g = blockIdx.z;
+    of = {g * C * H * W, g * F * C * R * S, g * F, C, F, H * W, W, P * Q, pixel, n0, C * R * S, R * S, S,
+          taps_of_output(pixel / Q, H, R, stride, before), taps_of_output(pixel % Q, W, S, stride, before)};
+    prepare(of);
+  }
+  __syncthreads();
+  gather(of, x, w, b, y, biased, N);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 conv_input_gradient(const real* __restrict__ d_y, const real* __restrict__ w, real* __restrict__ d_x,
                     int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before) {
-  const int runs = (N + BN - 1) / BN, pixel = blockIdx.x / runs;
-  const size_t g = blockIdx.z;
-  const Matrices of = {d_y + g * F * P * Q * N, w + g * F * C * R * S, nullptr, d_x + g * C * H * W * N,
-                       F, C, P * Q, Q, H * W, pixel, S, R * S, C * R * S};
-  gather(of, taps_of_input(pixel / W, P, R, stride, before), taps_of_input(pixel % W, Q, S, stride, before),
-         blockIdx.x % runs * BN, N);
+  __shared__ Product of;
+  if (threadIdx.x == 0) {
+    const int runs = (N + BN - 1) / BN, pixel = blockIdx.x / runs, n0 = blockIdx.x % runs * BN;
+    const int g = blockIdx.z;
+    of = {g * F * P * Q, g * F * C * R * S, g * C, F, C, P * Q, Q, H * W, pixel, n0, R * S, C * R * S, S,
+          taps_of_input(pixel / W, P, R, stride, before), taps_of_input(pixel % W, Q, S, stride, before)};
+    prepare(of);
+  }
+  __syncthreads();
+  gather(of, d_y, w, w, d_x, false, N);
 }

@@ -14,6 +14,7 @@ An output row p needs the lines of R successive input rows, which lie next to ea
 matrix (R·C·S, Q·N) that the filters, laid out as (F, R·C·S), multiply. Nothing is copied R·S times as in plain im2col, only S
 times; with images innermost each copy moves whole runs of Q·N numbers.
 """
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,9 @@ def _launch_weight_gradient(d_y, x, d_w, sizes, groups):
 
 def _sizes(x_shape, w_shape, y_shape, stride, pad, groups):
     """The kernels' C, H, W, N, F, R, S, P, Q, stride, before: channels and filters of one group."""
+    for name, shape in ("x", x_shape[:3]), ("w", w_shape), ("y", y_shape[:3]):
+        if prod(shape) >= 2**31:  # which no GPU could hold for long: the kernels count pixels in 31 bits, numbers in 64
+            raise ValueError(f"convolution: {name} {shape} is too large, {prod(shape):,} of at most 2³¹ − 1")
     return (w_shape[1], *x_shape[1:], w_shape[0] // groups, *w_shape[2:], *y_shape[1:3], stride, pad[0])
 
 

@@ -126,7 +126,7 @@ conv_bias_gradient(const real* __restrict__ d_y, real* __restrict__ d_b, long lo
   const int thread = threadIdx.x;
   const real* row = d_y + blockIdx.x * count;
   real sum = 0;
-#pragma unroll 4
+#pragma unroll 8
   for (long long i = thread; i < count; i += BIAS_THREADS) sum += row[i];
   sums[thread] = sum;
   for (int others = BIAS_THREADS / 2; others > 0; others /= 2) {
