@@ -53,7 +53,7 @@ class Segments:
     counts: list
     rates: list = field(init=False)
     decays: list = field(init=False)
-    on_gpu: tuple = field(init=False, default=None)  # starts, counts, first blocks, rates, decays · rates
+    table: tuple = field(init=False, default=None)  # on a GPU: starts, counts, first blocks, rates, decays · rates
 
     def set(self, rates, decays, like):
         """The rates and decays from now on, for buffers like `like`."""
@@ -61,12 +61,12 @@ class Segments:
         if not on_gpu(like):
             return
         blocks_each = [blocks(count * like.itemsize, 16 * THREADS) for count in self.counts]
-        table = [np.array(column, np.int64) for column in (self.starts, self.counts, np.cumsum([0, *blocks_each]))]
+        columns = [np.array(column, np.int64) for column in (self.starts, self.counts, np.cumsum([0, *blocks_each]))]
         shrinks = [rate * decay for rate, decay in zip(self.rates, self.decays, strict=True)]
-        table += [np.array(column, like.dtype) for column in (self.rates, shrinks)]
-        if self.on_gpu is None:
-            self.on_gpu = tuple(empty(column.shape, column.dtype, like) for column in table)
-        for array, column in zip(self.on_gpu, table, strict=True):
+        columns += [np.array(column, like.dtype) for column in (self.rates, shrinks)]
+        if self.table is None:
+            self.table = tuple(empty(column.shape, column.dtype, like) for column in columns)
+        for array, column in zip(self.table, columns, strict=True):
             assign(array, column)
 
 
@@ -82,5 +82,5 @@ def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9):
 def _sgd_update_segments_gpu(w, v, gradient, segments, momentum):
     expect("sgd_update_segments", w.shape, v=v, gradient=gradient)
     grid = sum(blocks(count * w.itemsize, 16 * THREADS) for count in segments.counts)
-    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, *segments.on_gpu, len(segments.counts), momentum,
+    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, *segments.table, len(segments.counts), momentum,
            defines={"THREADS": THREADS})
