@@ -4,17 +4,19 @@
 //
 //   result[m, pixel, n] = Σ weights[m, c, tap] · source[c, the pixel that this tap reads, n]      over c and taps
 //
-//                    result   m        source   c        taps of the result's pixel (p, q), or (h, w)
-//   conv_forward     y        filter   x        channel  those that fall into the image
-//   conv_input_...   d_x      channel  d_y      filter   those r, s that some output pixel applied to (h, w)
+//                         result  m        source  c        taps of the result's pixel (p, q), or (h, w)
+//   conv_forward          y       filter   x       channel  those that fall into the image
+//   conv_input_gradient   d_x     channel  d_y     filter   those r, s with which some output pixel read it
 //
-// A block owns BM maps m, one pixel of one group, and BN images n; a thread TM × TN of them. So which taps there are is the same
-// for the whole block: the others are left out, not multiplied by zero, be it for padding or for the stride.
-// It reads BM · K weights and BN · K numbers of the source, K = channels · taps, and writes BM · BN results. All of these
-// reads are served by L2: a layer's weights stay in it, and neighbouring pixels, which run at the same time, read the same source.
-// Geometry: the images, innermost in memory, lie along a warp, so that source and result move in whole lines by 16 bytes a
-// thread, for any stride, padding and number of channels. K counts taps within a channel, as weights lie in memory: 8 threads
-// load 8 neighbours of one filter.
+// A block owns BM maps m, one pixel of one group, and BN images n; a thread TM × TN of them. So which taps there are is
+// the same for the whole block: the others are left out, not multiplied by zero, be it for padding or for the stride.
+// It reads (BM + BN) · K numbers, K = channels · taps, and writes BM · BN: 64 multiply-adds for each number read where BM and BN
+// are 128. Nearly all of it comes from L2: a layer's weights stay there, and neighbouring pixels, whose blocks run at the
+// same time, read the same source.
+// Geometry: the images, innermost in memory, lie along a warp, so that source and result move in whole lines by 16 bytes
+// a thread, for any stride, padding and number of channels. K counts taps within a channel, as weights lie in memory:
+// 8 threads read 8 neighbours of one filter. Where each k of a step lies is worked out by 8 threads, one step ahead,
+// without a division.
 #include "conv_tile.cuh"
 
 // The taps of one pixel along one axis: elements `first`, `first + step` ... of the filter's window, `count` of them, which

@@ -8,7 +8,8 @@
 
 #define BK 8
 #define THREADS (BM / TM * (BN / TN))
-// Blocks an SM, for __launch_bounds__: the widest tiles fit with 128 registers a thread, 16 warps; narrower ones need up to 168.
+// Blocks an SM, for __launch_bounds__: 16 warps with 128 registers a thread, or 12 with 168, which lower tiles need: their
+// threads fetch more each.
 #define RESIDENT (sizeof(real) == 4 ? (BM == 128 ? 512 : 384) / THREADS : 1)
 
 static_assert(BM % TM == 0 && BN % TN == 0, "threads cover the tile");
