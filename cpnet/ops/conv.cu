@@ -10,9 +10,9 @@
 //
 // A block owns BM maps m, one pixel of one group, and BN images n; a thread TM × TN of them. So which taps there are is
 // the same for the whole block: the others are left out, not multiplied by zero, be it for padding or for the stride.
-// It reads (BM + BN) · K numbers, K = channels · taps, and writes BM · BN: 64 multiply-adds for each number read where BM and BN
-// are 128. Nearly all of it comes from L2: a layer's weights stay there, and neighbouring pixels, whose blocks run at the
-// same time, read the same source.
+// It reads (BM + BN) · K numbers, K = channels · taps, and writes BM · BN: 64 multiply-adds for each number read where BM
+// and BN are 128. Nearly all of it comes from L2: a layer's weights stay there, and neighbouring pixels, whose blocks run
+// at the same time, read the same source.
 // Geometry: the images, innermost in memory, lie along a warp, so that source and result move in whole lines by 16 bytes
 // a thread, for any stride, padding and number of channels. K counts taps within a channel, as weights lie in memory:
 // 8 threads read 8 neighbours of one filter. Where each k of a step lies is worked out by 8 threads, one step ahead,
@@ -67,7 +67,8 @@ __device__ __forceinline__ void gather(
   const int thread = threadIdx.x, m0 = blockIdx.y * BM;
 
   // The first BK threads go through the order (channel c, tap (i, j) of those there are), each BK further in a step.
-  int c = thread / (of.down.count * of.across.count), i = thread / of.across.count % of.down.count, j = thread % of.across.count;
+  int c = thread / (of.down.count * of.across.count);
+  int i = thread / of.across.count % of.down.count, j = thread % of.across.count;
   auto plan = [&](int buffer) {
     if (thread >= BK) return;
     const int pixel = of.source + (of.down.at + i * of.down.move) * of.source_width + of.across.at + j * of.across.move;

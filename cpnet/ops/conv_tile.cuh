@@ -1,10 +1,10 @@
 // What the convolution kernels share: a block's tiles in shared memory, and the product of two of them.
 //
-// Every kernel of conv.cu and conv_weights.cu is a matrix product, (BM, K) by (K, BN) for a block. K goes by BK at a time:
-// the threads fetch the next BK columns of the left and rows of the right matrix into registers, multiply what lies in shared memory
-// meanwhile, and then store what they fetched into the other one of two buffers, so that one barrier a step is enough.
-// A thread adds up TM × TN of the results: for BK · (TM + TN) numbers read from shared memory it does BK · TM · TN
-// multiply-adds, 4 for each number where TM = TN = 8, about what shared memory can feed.
+// Forward, input gradient and weight gradient are matrix products, (BM, K) by (K, BN) in a block. K goes by BK at a time:
+// the threads fetch the next BK columns of the left and rows of the right matrix into registers, multiply what lies in
+// shared memory meanwhile, and then store what they fetched into the other one of two buffers, so that one barrier a step
+// is enough. A thread adds up TM × TN of the results: for BK · (TM + TN) numbers read from shared memory it does
+// BK · TM · TN multiply-adds, 4 for each number where TM = TN = 8, about what shared memory can feed.
 
 #define BK 8
 #define THREADS (BM / TM * (BN / TN))
@@ -14,7 +14,8 @@
 
 static_assert(BM % TM == 0 && BN % TN == 0, "threads cover the tile");
 static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread reads its rows and columns four at a time");
-static_assert(BM % 16 == 0 && BN % 16 == 0, "with 4 more, tile rows lie 4 or 20 banks apart: scattered stores meet no bank twice");
+static_assert(BM % 16 == 0 && BN % 16 == 0,
+              "with 4 more, tile rows lie 4 or 20 banks apart, so that scattered stores meet no bank twice");
 static_assert(THREADS == 2 * BM, "loads of the left matrix leave no thread idle");
 static_assert(THREADS % (BN / 4) == 0, "a thread loads the same columns each time");
 static_assert(THREADS % 32 == 0, "whole warps");

@@ -1,6 +1,9 @@
 // The convolution's gradients with respect to weights and bias: the formulas of conv.py, arrays C H W N.
 #include "conv_tile.cuh"
 
+// What a column, (tap, channel), reads at p = q = 0: the pixel of x and its row and column, be they in the padding.
+struct Place { int pixel, down, across; };
+
 // The gradient of the weights, in parts that conv_sum_parts adds up:
 //
 //   parts[part, f, tap, c] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]
@@ -14,8 +17,6 @@
 // Geometry: the images, along which is summed, are innermost in both operands. Two threads fetch 8 of them from a row,
 // one 32-byte sector, and store them transposed. Columns go tap by tap, so that most blocks see few taps: pixels where all
 // of those fall into the padding are left out. At the others a column whose tap falls into it is zero.
-struct Place { int pixel, down, across; };  // what a column reads at p = q = 0: pixel of x, its row and column, in the padding too
-
 // Grid: (runs of BM filters × runs of BN columns, parts, groups); C and F are those of one group.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 conv_weight_parts(const real* __restrict__ x, const real* __restrict__ d_y, real* __restrict__ parts,
@@ -107,7 +108,8 @@ conv_weight_parts(const real* __restrict__ x, const real* __restrict__ d_y, real
 
 // d_w[f, c, tap] = Σ parts[part, f, tap, c] over the parts, in order. A thread owns one weight, in the order of the parts:
 // it reads them coalesced, 4 bytes a part, and writes its 4 bytes to where they belong. F counts all groups' filters.
-extern "C" __global__ void conv_sum_parts(const real* __restrict__ parts, real* __restrict__ d_w, int count, int F, int C, int taps) {
+extern "C" __global__ void conv_sum_parts(const real* __restrict__ parts, real* __restrict__ d_w,
+                                          int count, int F, int C, int taps) {
   const size_t weights = (size_t)F * C * taps, at = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
   if (at >= weights) return;
   real sum = 0;
@@ -118,7 +120,7 @@ extern "C" __global__ void conv_sum_parts(const real* __restrict__ parts, real* 
 }
 
 // d_b[f] = Σ d_y[f, p, q, n] over p, q, n. A block owns one filter and reads its `count` = P · Q · N numbers, which lie in
-// a row, coalesced; each of its BIAS_THREADS threads adds up every BIAS_THREADS-th of them, and then they add up theirs in pairs.
+// a row, coalesced; each of its BIAS_THREADS threads adds up every BIAS_THREADS-th, and then they add up theirs in pairs.
 extern "C" __global__ void __launch_bounds__(BIAS_THREADS)
 conv_bias_gradient(const real* __restrict__ d_y, real* __restrict__ d_b, long long count) {
   static_assert((BIAS_THREADS & (BIAS_THREADS - 1)) == 0, "the threads' sums are added in pairs");
