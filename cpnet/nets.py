@@ -71,9 +71,9 @@ def mini(image, classes, profile, act, norm):
         Conv("conv3", 96, 3, pad=1, reads="all", std=std(0.03, 2304, 576), **trained), act("conv3"),
         Conv("conv4", 96, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv4"),
         Conv("conv5", 64, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
-        Linear("fc6", 256, std=std(0.01, 9216, 64 * final**2), bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
-        Linear("fc7", 256, std=std(0.01, 4096, 256), bias=1, **trained), act("fc7"), Dropout("fc7 dropout"),
-        Linear("fc8", classes, std=std(0.01, 4096, 256), undivided=True, **trained),
+        Linear("fc6", 1024, std=std(0.01, 9216, 64 * final**2), bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
+        Linear("fc7", 1024, std=std(0.01, 4096, 1024), bias=1, **trained), act("fc7"), Dropout("fc7 dropout"),
+        Linear("fc8", classes, std=std(0.01, 4096, 1024), undivided=True, **trained),
     ]
 
 
