@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from cpnet.errors import CpnetError
 from cpnet.options import Parser, above_zero, device_options, fail, net_options, positive, whole, zero_or_more
 
 DATA = Path(__file__).parent / "data"
@@ -85,6 +86,10 @@ def new_settings(options, dataset):
               "decay": table.decay if options.weight_decay is None else options.weight_decay,
               "schedule": options.schedule or profile.schedule}
     schedule(chosen["schedule"], chosen["epochs"])  # refuses what is none
+    dataset.split("val")  # refuses a data set without one
+    if len(dataset.split("train")) < options.batch:
+        raise CpnetError(f"{dataset.path}: 'train' has {len(dataset.split('train'))} images, not one full batch of "
+                         f"{options.batch}; choose a smaller --batch")
     same = "batch", "momentum", "mirror", "colour", "seed", "devices", "loader_threads", "checkpoint_minutes"
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same}}
 
@@ -266,7 +271,6 @@ def main(words):
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, 1, 0)[0]
         return fail(f"there is no command {words[0]!r}: did you mean {near!r}? There are {', '.join(COMMANDS)}", 2)
-    from cpnet.errors import CpnetError
     from data.dataset import DataError
     try:
         return (COMMANDS[words[0]](words[1:]) if words and words[0] in COMMANDS else train(words)) or 0

@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_net(tmp_path):
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
     net = network()
-    net.set("values", "fc7.bias", np.full(256, np.nan, np.float32))
+    net.set("values", "fc7.bias", np.full(1024, np.nan, np.float32))
     save(tmp_path / "c.h5", net)
     with pytest.raises(CpnetError, match="fc7.bias holds values that are not finite"):
         checkpoint.Checkpoint(tmp_path / "c.h5").restore(network())

@@ -95,7 +95,7 @@ def test_four_layer():
 def test_mini(image, final):
     table = build("mini", image, 10)
     expected = (32 * (25 * image[0] + 1) + 64 * (16 * 25 + 1) + 96 * (64 * 9 + 1) + 96 * (48 * 9 + 1) + 64 * (48 * 9 + 1)
-                + 256 * (64 * final**2 + 1) + 256 * (256 + 1) + 10 * (256 + 1))
+                + 1024 * (64 * final**2 + 1) + 1024 * (1024 + 1) + 10 * (1024 + 1))
     assert totals(table)[1] == expected
     assert shapes(table, MaxPool)[-1] == (64, final, final)
     assert [layer.name for layer in table.layers] == [layer.name for layer in build("alexnet").layers]

@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite(squares, tmp_path):
 def test_weights_that_are_not_finite_are_not_saved(squares, tmp_path):
     run = trainer(squares, tmp_path / "a")
     run.save()
-    run.network.set("values", "fc6.bias", np.full(256, np.inf, np.float32))
+    run.network.set("values", "fc6.bias", np.full(1024, np.inf, np.float32))
     with pytest.raises(CpnetError, match="fc6.bias is no longer finite"):
         run.save()
     assert np.isfinite(find(tmp_path, "a")[1].arrays["values"]["fc6.bias"]).all()
