@@ -65,7 +65,7 @@ MISTAKES = [
     (["--resume", "other"], "other/checkpoint-last.h5: there is no such checkpoint"),
     (["--resume", "--runs", "none"], "--resume: there is no run with a checkpoint under none"),
     (["--resume", "mini-1", "--lr", "0.1"], "--lr is part of a run and cannot change with --resume"),
-    (["--name", "mini-1", "--data", "squares.h5"], "runs/mini-1: exists already"),
+    (["--name", "mini-1", "--data", "squares.h5", "--batch", "16"], "runs/mini-1: exists already"),
     (["evaluate", "nothing.h5"], "nothing.h5: there is no such checkpoint"),
     (["evaluate", "squares.h5"], "squares.h5: is an HDF5 file but not a checkpoint"),
     (["evaluate", CHECKPOINT, "--split", "test"], "has no split 'test'; it has train, val"),
