@@ -65,6 +65,7 @@ class Comparisons:
             for name in "relu", "tanh":
                 self.run(f"{name}_forward", getattr(pointwise, f"{name}_forward"), x)
                 self.run(f"{name}_backward", getattr(pointwise, f"{name}_backward"), d_y, x)
+            self.run("add", pointwise.add, d_y, x)
         x = self.draw(5, 7)
         self.check("relu_forward", pointwise.relu_forward(self.at_odd_place(x)), np.maximum(x, 0))
         self.check("relu_forward", pointwise.relu_forward(*self.put(x), out=self.at_odd_place(x)), np.maximum(x, 0))

@@ -85,6 +85,7 @@ def variants(dtype):
         dropout.dropout_test(y)
         pointwise.tanh_forward(y)
         pointwise.tanh_backward(y, y)
+        pointwise.add(y, y)
         x = recorder.empty((3, 55, 55, images), dtype)
         pool.average_pool_backward(pool.average_pool_forward(x), x.shape)
         sgd.sgd_update(y, y, y, rate=0.1)

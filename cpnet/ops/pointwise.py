@@ -1,6 +1,7 @@
-"""Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared with.
+"""Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared with; and the sum
+of two devices' gradients.
 
-Both are defined by their output, so forward may write over x and backward over d_y.
+Both nonlinearities are defined by their output, so forward may write over x and backward over d_y.
 """
 import numpy as np
 
@@ -55,6 +56,13 @@ def tanh_backward(d_y, y, *, out=None):
 
     _flat(body, d_y, y, d_x)
     return d_x
+
+
+def add(a, b, *, out=None):
+    """a, b of one shape → a + b. May be written over either."""
+    if on_gpu(a):
+        return _gpu("add", a, b, out=out)
+    return np.add(a, b, out=out)
 
 
 def _flat(body, *arrays):
