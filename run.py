@@ -122,7 +122,10 @@ def place(settings, options):
     if options.threads:
         arrays.set_threads(options.threads)
     table = nets.build(**settings["table"])
-    return Network(table, columns.devices(settings.get("devices", "cpu"), table.columns), seed=settings["seed"])
+    devices = columns.devices(settings.get("devices", "cpu"), table.columns)
+    for remark in columns.remarks(devices):
+        print(remark, file=sys.stderr)
+    return Network(table, devices, seed=settings["seed"])
 
 
 def load(path, options):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cpnet import launch
 from cpnet.errors import CpnetError
+from cpnet.ops import pointwise
 
 
 @dataclass(frozen=True)
@@ -20,43 +22,113 @@ class Device:
         """An uninitialised array on this device."""
         return np.empty(shape, dtype)
 
+    def put(self, array):
+        """A NumPy array as one of this device's, copied where it must be; an array of a device as it is."""
+        return array
+
+    def holds(self, array):
+        """Whether an array of a device is this one's."""
+        return True
+
+
+@dataclass(frozen=True)
+class Gpu(Device):
+    """GPU `number`, by CuPy. Its memory comes from CuPy's pool of that GPU."""
+    number: int = 0
+
+    def empty(self, shape, dtype):
+        # The last axis is the images' but in a flat buffer of parameters.
+        return launch.empty_on(launch.gpus(), self.number, shape, dtype, shape[-1] if len(shape) > 1 else 0)
+
+    def put(self, array):
+        if launch.on_gpu(array):
+            return array
+        copy = self.empty(array.shape, array.dtype)
+        launch.assign(copy, array)
+        return copy
+
+    def holds(self, array):
+        return launch.gpus().device(array) == self.number
+
 
 def devices(text, columns):
-    """The devices named by `text`, such as "cpu" or "cpu,cpu". Raises CpnetError for names and numbers that do not fit."""
+    """The devices named by `text`, such as "cpu", "cpu,cpu", "0" or "0,1". Raises CpnetError for what does not fit."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name != "cpu":
-            raise CpnetError(f"--devices {text}: there is no device {name!r}: this version runs on the CPU, "
-                             "use --devices cpu or cpu,cpu")
+        if name != "cpu" and not (name.isascii() and name.isdigit()):
+            raise CpnetError(f"--devices {text}: there is no device {name!r}: name cpu, or GPUs by number, such as 0 or 0,1")
+    if "cpu" in names and set(names) != {"cpu"}:
+        raise CpnetError(f"--devices {text}: a net lies on CPUs or on GPUs, not on both")
     if columns % len(names):
         raise CpnetError(f"--devices {text}: {columns} column{'s' * (columns > 1)} cannot be shared evenly by "
                          f"{len(names)} devices: name {' or '.join(str(d) for d in range(1, columns + 1) if columns % d == 0)}")
-    return [Device(name) for name in names]
+    return [Device(name) if name == "cpu" else _gpu(text, int(name)) for name in names]
 
 
-def gather(parts, buffers):
-    """Channel blocks (C/D, …), one of each device → for each of `buffers` all channels (C, …), in order.
+def _gpu(text, number):
+    """GPU `number`, once it is certain that there is one."""
+    try:
+        gpus = launch.gpus()
+        count = gpus.count()
+    except CpnetError as error:
+        raise CpnetError(f"--devices {text}: {error}") from None
+    if number >= count:
+        there = ", ".join(f"{each} ({gpus.name(each)})" for each in range(count)) or "none"
+        raise CpnetError(f"--devices {text}: there is no GPU {number}; there is {there}")
+    return Gpu(f"GPU {number}, {gpus.name(number)}", number)
 
-    buffers: for each device that wants them, its function (name, shape, dtype) → memory. A single block is not copied.
+
+def remarks(devices):
+    """Lines that a person should read about a placement: GPUs that are unequal, or cannot reach each other's memory."""
+    numbers = sorted({device.number for device in devices if isinstance(device, Gpu)})
+    if len(numbers) < 2:
+        return []
+    gpus = launch.gpus()
+    lines = []
+    if len({gpus.name(number) for number in numbers}) > 1:
+        lines.append(f"the GPUs are unequal ({', '.join(gpus.name(number) for number in numbers)}): the fastest waits for the "
+                     "slowest; the fastest alone may be faster")
+    apart = [f"{a} and {b}" for a in numbers for b in numbers if a < b and not (gpus.reaches(a, b) and gpus.reaches(b, a))]
+    if apart:
+        lines.append(f"GPUs {', '.join(apart)} cannot reach each other's memory: what crosses between them is staged in pinned "
+                     "host memory, which is slower")
+    return lines
+
+
+def gather(parts, receivers):
+    """Channel blocks (C/D, …), one of each device → for each of `receivers` all channels (C, …), in order.
+
+    receivers: for each device that wants them, its layer, for device and memory. A single block is not copied.
     """
     if len(parts) == 1:
         return list(parts)
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    return [np.concatenate(parts, out=buffer("gathered", shape, parts[0].dtype)) for buffer in buffers]
+    wholes = [receiver.buffer("gathered", shape, parts[0].dtype) for receiver in receivers]
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    launch.copy([(whole[start:start + len(part)], part) for whole in wholes
+                 for start, part in zip(starts, parts, strict=False)])
+    return wholes
 
 
-def scatter_sum(gradients, buffers):
-    """Gradients of all channels (C, …), one of each device that has one → for each of `buffers` its own block's sum.
+def scatter_sum(gradients, receivers):
+    """Gradients of all channels (C, …), one of each device that has one → for each of `receivers` its own block's sum.
 
-    Added in the order of the devices, so that the same run gives the same bits. A single gradient is not copied.
+    Added in the order of the devices, so that the same run gives the same bits. A single gradient is copied only to
+    another device.
     """
-    each = len(gradients[0]) // len(buffers)
+    each = len(gradients[0]) // len(receivers)
+    blocks, copies = [], []
+    for d, receiver in enumerate(receivers):
+        blocks.append([gradient[d * each:(d + 1) * each] for gradient in gradients])
+        for k, block in enumerate(blocks[d]):
+            if not receiver.device.holds(block):
+                blocks[d][k] = receiver.buffer(f"received {k}", block.shape, block.dtype)
+                copies.append((blocks[d][k], block))
+    launch.copy(copies)
     sums = []
-    for d, buffer in enumerate(buffers):
-        first, *others = (gradient[d * each:(d + 1) * each] for gradient in gradients)
-        if others:
-            first = np.add(first, others[0], out=buffer("summed", first.shape, first.dtype))
-        for block in others[1:]:
-            first += block
-        sums.append(first)
+    for receiver, (total, *others) in zip(receivers, blocks, strict=True):
+        for k, block in enumerate(others):
+            out = receiver.buffer("summed", total.shape, total.dtype) if k == 0 else total
+            total = pointwise.add(total, block, out=out)
+        sums.append(total)
     return sums

@@ -3,6 +3,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cpnet.errors import CpnetError
+from cpnet.launch import to_host
 from cpnet.layers import Pass
 from cpnet.nets import crop_size
 from cpnet.ops import softmax
@@ -26,8 +27,8 @@ def check_data(table, dataset):
 
 
 def probabilities(network, images):
-    """images (C, H, W, N) → probabilities (classes, N); the net is used as at test time."""
-    return softmax.softmax(network.forward(images, Pass()))
+    """images (C, H, W, N) → probabilities (classes, N), both NumPy's; the net is used as at test time."""
+    return to_host(softmax.softmax(network.forward(images, Pass())))
 
 
 def evaluate(network, dataset, split="val", *, crops=1, batch=128, threads=1, progress=False, stop=lambda: False):
@@ -45,9 +46,10 @@ def evaluate(network, dataset, split="val", *, crops=1, batch=128, threads=1, pr
                 raise Stopped
             n = len(labels)
             if crops == 1:
-                logits = network.forward(images, Pass())
-                loss += float(softmax.cross_entropy_forward(logits, labels).sum(dtype=np.float64))
-                rank = softmax.label_rank(logits, labels)
+                logits, labels = network.forward(images, Pass()), network.devices[0].put(labels)
+                losses = softmax.cross_entropy_forward(logits, labels, check=False)
+                loss += float(to_host(losses).sum(dtype=np.float64))
+                rank = to_host(softmax.label_rank(logits, labels))
             else:
                 mean = probabilities(network, images).reshape(-1, crops, n).mean(axis=1)
                 right = mean[labels, np.arange(n)]

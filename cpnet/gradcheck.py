@@ -15,6 +15,7 @@ whole net nobody can place all of them, so there the step is shortened until no 
 import numpy as np
 
 from cpnet import columns, layers, nets
+from cpnet.launch import to_host
 from cpnet.network import Network
 from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax
 
@@ -79,7 +80,7 @@ def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed
 
     def loss():
         logits = net.forward(x, layers.Pass(training=True, seed=seed, step=1))
-        return softmax.cross_entropy_forward(logits, labels).sum() / images
+        return to_host(softmax.cross_entropy_forward(logits, net.devices[0].put(labels))).sum() / images
 
     loss()
     net.backward(labels)
@@ -143,9 +144,9 @@ def _slope(net, loss, parameter, w, direction):
 def _choices(net):
     """What the last forward pass decided at its kinks: which ReLUs let through, which pixel won each pool."""
     parts = [part for parts in net.parts for part in parts]
-    return ([(part.y > 0).tobytes() for part in parts if isinstance(part, layers.ReLU)]
-            + [pool.max_pool_backward(np.ones_like(part.y), part.x, part.y, z=part.z, s=part.s).tobytes()
-               for part in parts if isinstance(part, layers.MaxPool)])
+    pools = [(part, to_host(part.x), to_host(part.y)) for part in parts if isinstance(part, layers.MaxPool)]
+    return ([(to_host(part.y) > 0).tobytes() for part in parts if isinstance(part, layers.ReLU)]
+            + [pool.max_pool_backward(np.ones_like(y), x, y, z=part.z, s=part.s).tobytes() for part, x, y in pools])
 
 
 # Layers

@@ -8,7 +8,7 @@ An operation writes `if on_gpu(x):` and then
     launch(__file__, "lrn_forward", blocks(pixels, THREADS), THREADS, x, y, pixels, k, defines={"THREADS": THREADS})
 
 for the kernel `lrn_forward` of the .cu beside it. In that file `real` is the dtype of its `real*` arguments. Kernels are
-declared `extern "C" __global__ void name(...)`. CuPy is imported when its first array arrives, and not without one.
+declared `extern "C" __global__ void name(...)`. CuPy is imported when a GPU is asked for, and not without.
 """
 import functools
 import operator
@@ -38,6 +38,22 @@ class Cupy:
         self.cupy = cupy
         # cuBLAS keeps float32 products in float32. Without this line CuPy would let CUPY_TF32=1 decide.
         set_compute_type(np.float32, _routines_linalg.COMPUTE_TYPE_DEFAULT)
+        self.copy_streams = {}  # device: the stream on which copies to it run
+
+    def count(self):
+        """How many GPUs there are. Raises CpnetError where there is no driver."""
+        try:
+            return self.cupy.cuda.runtime.getDeviceCount()
+        except self.cupy.cuda.runtime.CUDARuntimeError as error:
+            raise CpnetError(f"no GPU can be used ({error}); is NVIDIA's driver installed? --devices cpu needs none") from None
+
+    def name(self, device):
+        """Such as "NVIDIA H100 80GB HBM3"."""
+        return self.cupy.cuda.runtime.getDeviceProperties(device)["name"].decode()
+
+    def reaches(self, device, peer):
+        """Whether the hardware lets `device` access the memory of `peer`."""
+        return bool(self.cupy.cuda.runtime.deviceCanAccessPeer(device, peer))
 
     def device(self, array):
         """What two arrays must have in common to be arguments of one launch."""
@@ -67,6 +83,53 @@ class Cupy:
     def assign(self, array, values):
         array.set(values)
 
+    def copy(self, pairs):
+        """See `copy`. A copy to another device runs on a stream of its own, which belongs to the receiver, so that copies
+        in both directions overlap. It begins when both devices have done what they were given before (the source is
+        complete, the old content no longer needed), and both go on after it (the content is there, the source is free).
+        """
+        ready, done = {}, {}
+        for to, source in pairs:
+            for device in self.device(to), self.device(source):
+                if device not in ready:
+                    with self.on(device):
+                        ready[device] = self._record(self.cupy.cuda.get_current_stream())
+        for number, (to, source) in enumerate(pairs):
+            device = self.device(to)
+            with self.on(device):
+                if self.device(source) == device:
+                    stream = self.cupy.cuda.get_current_stream()
+                else:
+                    stream = self._copy_stream(device)
+                    for each in device, self.device(source):
+                        stream.wait_event(ready[each])
+                # CuPy switches peer access on where there is any; elsewhere the driver stages the copy in pinned memory.
+                to.data.copy_from_device_async(source.data, source.nbytes, stream)
+                if self.device(source) != device:
+                    done[number] = self._record(stream)
+        for number, event in done.items():
+            for array in pairs[number]:
+                with self.on(self.device(array)):
+                    self.cupy.cuda.get_current_stream().wait_event(event)
+
+    def _copy_stream(self, device):
+        if device not in self.copy_streams:
+            self.copy_streams[device] = self.cupy.cuda.Stream(non_blocking=True)
+        return self.copy_streams[device]
+
+    def _record(self, stream):
+        """An event at the end of what `stream`, of the current device, has been given."""
+        return stream.record(self.cupy.cuda.Event(disable_timing=True))
+
+
+@functools.cache
+def gpus():
+    """The platform of the GPUs. Raises CpnetError where CuPy is not installed."""
+    try:
+        return Cupy()
+    except ImportError as error:
+        raise CpnetError(f"CuPy cannot be used ({error}): pip install -r requirements-cuda13.txt") from None
+
 
 def register(kind, platform):
     """Arrays of exactly this type are on `platform` from now on."""
@@ -80,7 +143,7 @@ def on_gpu(array):
 
 def _platform(kind):
     if kind is not np.ndarray and kind not in _platforms and kind.__module__.partition(".")[0] == "cupy":
-        register(kind, Cupy())
+        register(kind, gpus())
     return _platforms.get(kind)
 
 
@@ -90,12 +153,17 @@ def _platform(kind):
 def empty(shape, dtype, like):
     """An uninitialised array where `like` is. Raises CpnetError where there is no room."""
     platform = _platform(type(like))
-    with platform.on(platform.device(like)):
+    return empty_on(platform, platform.device(like), shape, dtype, shape[-1])
+
+
+def empty_on(platform, device, shape, dtype, images):
+    """An uninitialised array on a device. Raises CpnetError where there is no room for a batch of so many images."""
+    with platform.on(device):
         try:
             return platform.empty(shape, dtype)
         except MemoryError:
             asked = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-            raise no_room(asked, platform.free(), shape[-1]) from None
+            raise no_room(asked, platform.free(), images) from None
 
 
 def no_room(asked, free, images):
@@ -107,15 +175,41 @@ def no_room(asked, free, images):
 
 
 def to_host(array):
-    """A NumPy copy of a GPU's array. Waits for all work on it."""
-    return _platform(type(array)).to_host(array)
+    """A NumPy copy of a GPU's array, having waited for all work on it; a NumPy array itself."""
+    platform = _platform(type(array))
+    if platform is None:
+        return array
+    with platform.on(platform.device(array)):
+        return platform.to_host(array)
 
 
 def assign(array, values):
-    """Copy a NumPy array of the same shape and dtype into a GPU's array."""
+    """Copy a NumPy array of the same shape and dtype into an array, wherever that is."""
     platform = _platform(type(array))
+    if platform is None:
+        array[...] = values
+        return
     with platform.on(platform.device(array)):
         platform.assign(array, values)
+
+
+def copy(pairs):
+    """Copy, for each pair (to, source) of arrays of one shape and dtype, wherever each is; no two overlap.
+
+    On GPUs this is ordered with what kernels do before and after, and the CPU does not wait.
+    """
+    for to, source in pairs:
+        if to.shape != source.shape or to.dtype != source.dtype or _platform(type(to)) is not _platform(type(source)):
+            raise TypeError(f"copy: from {source.dtype} {source.shape} to {to.dtype} {to.shape}, "
+                            f"{type(source).__name__} to {type(to).__name__}")
+    if not pairs or not on_gpu(pairs[0][0]):
+        for to, source in pairs:
+            to[...] = source
+        return
+    for to, source in pairs:
+        if not (to.flags.c_contiguous and source.flags.c_contiguous):
+            raise TypeError("copy: an array is not contiguous")
+    _platform(type(pairs[0][0])).copy(pairs)
 
 
 # Launching

@@ -68,7 +68,7 @@ class Layer:
         held = self.__dict__.setdefault("_held", {})
         size = prod(shape)
         if name not in held or held[name].size < size or held[name].dtype != dtype:
-            held[name] = self.device.empty((size,), dtype)
+            held[name] = self.device.empty(shape, dtype).reshape(-1)
         return held[name][:size].reshape(shape)
 
 

@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from cpnet import launch
 from cpnet.columns import gather, scatter_sum
 from cpnet.layers import Pass
 from cpnet.ops import sgd, softmax
@@ -40,6 +41,8 @@ class Network:
         self.parameters = {f"{layer.name}.{key}": parameter for layer, shape, _ in table.shapes()
                            for key, parameter in layer.parameters(shape, table.columns).items()}
         self.segments = [self._segments(d) for d in range(len(devices))]
+        self.rules = [sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
+                      for segments in self.segments]
         self.values, self.velocities, self.gradients = ([self._zeros(d) for d in range(len(devices))] for _ in range(3))
         for d in range(len(devices)):
             self._share_out(d)
@@ -70,9 +73,7 @@ class Network:
 
     def _zeros(self, d):
         last = self.segments[d][-1]
-        buffer = self.devices[d].empty((last.start + prod(last.shape),), self.dtype)
-        buffer.fill(0)
-        return buffer
+        return self.devices[d].put(np.zeros(last.start + prod(last.shape), self.dtype))
 
     def _share_out(self, d):
         """Give each layer copy of device d its views of the flat buffers."""
@@ -100,7 +101,7 @@ class Network:
 
     def get(self, kind, name):
         """A whole array, such as "conv1.weight" of kind "values", "velocities" or "gradients", as a new NumPy array."""
-        return np.concatenate(self._shares(kind, name))
+        return np.concatenate([launch.to_host(share) for share in self._shares(kind, name)])
 
     def set(self, kind, name, whole):
         """Assign a whole NumPy array. Raises ValueError where its shape does not fit."""
@@ -108,20 +109,21 @@ class Network:
         if whole.shape != self.parameters[name].shape:
             raise ValueError(f"{name} has the shape {whole.shape}, the net needs {self.parameters[name].shape}")
         for share, own in zip(shares, np.split(whole, len(shares)), strict=True):
-            share[...] = own
+            launch.assign(share, np.ascontiguousarray(own, self.dtype))
 
     # The passes
 
     def forward(self, images, run=None, watch=None):
-        """images (C, H, W, N) → logits (classes, N), valid until the next pass.
+        """images (C, H, W, N), NumPy's or the first device's → logits (classes, N) on the first device, until the next pass.
 
         `watch(layer, outputs)`, if given, sees every layer's outputs, one array for each device.
         """
         run = run or Pass()
-        outputs = [images] * len(self.devices)
+        copies = {device: device.put(images) for device in self.devices}
+        outputs = [copies[device] for device in self.devices]
         for index, (layer, parts) in enumerate(zip(self.table.layers, self.parts, strict=True)):
             if layer.reads == "all" and index > 0:
-                outputs = gather(outputs, [part.buffer for part in parts])
+                outputs = gather(outputs, parts)
             outputs = [part.forward(x, run) for part, x in zip(parts, outputs, strict=True)]
             if watch:
                 watch(layer, outputs)
@@ -131,19 +133,21 @@ class Network:
     def backward(self, labels, batch=None):
         """Assigns the gradients of the loss: the sum of the last forward pass's cross-entropies, divided by `batch`.
 
-        `labels` int (N). `batch` is the size of the whole batch where this is only a part of it. The logits are lost.
+        `labels` int (N), NumPy's or the first device's.
+        `batch` is the size of the whole batch where this is only a part of it. The logits are lost.
         """
+        labels = self.devices[0].put(labels)
         gradients = [softmax.cross_entropy_backward(self.logits, labels, batch, out=self.logits)]
         for layer, parts, below in zip(self.table.layers[::-1], self.parts[::-1], [*self.parts[-2::-1], []], strict=True):
             gradients = [part.backward(d_y) for part, d_y in zip(parts, gradients, strict=True)]
             if layer.reads == "all" and below:
-                gradients = scatter_sum(gradients, [part.buffer for part in below])
+                gradients = scatter_sum(gradients, below)
 
     def update(self, rate, *, momentum=0.9, decay=None):
         """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own."""
         decay = self.table.decay if decay is None else decay
-        for d, segments in enumerate(self.segments):
-            for segment in segments:
-                w, v, gradient = (segment.of(buffers[d]) for buffers in (self.values, self.velocities, self.gradients))
-                own = decay if segment.decay is None else segment.decay
-                sgd.sgd_update(w, v, gradient, rate=rate * segment.rate, momentum=momentum, decay=own)
+        buffers = zip(self.values, self.velocities, self.gradients, strict=True)
+        for segments, rule, arrays in zip(self.segments, self.rules, buffers, strict=True):
+            rule.set([rate * segment.rate for segment in segments],
+                     [decay if segment.decay is None else segment.decay for segment in segments], arrays[0])
+            sgd.sgd_update_segments(*arrays, rule, momentum=momentum)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from cpnet import checkpoint
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped, evaluate
+from cpnet.launch import to_host
 from cpnet.layers import Pass
 from cpnet.ops import softmax
 from cpnet.schedule import schedule
@@ -82,11 +83,12 @@ class Trainer:
         """One step: forward, loss, backward, update. Returns the sums over the batch of the loss and the top-1 errors."""
         state = self.state
         logits = self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=state.step))
-        loss = float(softmax.cross_entropy_forward(logits, labels).sum(dtype=np.float64))
+        labels = self.network.devices[0].put(labels)
+        losses, ranks = softmax.cross_entropy_forward(logits, labels, check=False), softmax.label_rank(logits, labels)
+        self.network.backward(labels)  # before a GPU is waited for
+        loss, wrong = float(to_host(losses).sum(dtype=np.float64)), int((to_host(ranks) >= 1).sum())
         if not math.isfinite(loss):
             raise CpnetError(self._diagnosis(images, loss))
-        wrong = int((softmax.label_rank(logits, labels) >= 1).sum())
-        self.network.backward(labels)
         self.network.update(self.rate, momentum=self.settings["momentum"], decay=self.settings["decay"])
         state.step += 1
         return loss, wrong
@@ -169,7 +171,7 @@ class Trainer:
         where = []
 
         def watch(layer, outputs):
-            if not where and not all(np.isfinite(output).all() for output in outputs):
+            if not where and not all(np.isfinite(to_host(output)).all() for output in outputs):
                 where.append(layer.name)
 
         self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=self.state.step), watch)

@@ -1,16 +1,22 @@
 """The CPU as a device: arrays that only kernels may touch, run by cuemu behind `cpnet.launch`, as CuPy's are on a GPU."""
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
 from cpnet import launch
+from cpnet.columns import Device
 from tests import cuemu
 
 SEEDS = 0, 1, 2  # orders of threads that every launch is run in; the results must have the same bits
 
 
 class DeviceArray(np.ndarray):
-    """An array on the "device". NumPy's functions refuse it: on a GPU they could not reach it."""
+    """An array on the device `place`. NumPy's functions refuse it: on a GPU they could not reach it."""
+    place = "cpu"
+
+    def __array_finalize__(self, base):
+        self.place = getattr(base, "place", "cpu")
 
     def __array_ufunc__(self, *_, **__):
         raise TypeError("arithmetic on a device's array outside a kernel")
@@ -23,11 +29,13 @@ class Runner:
     """The platform of DeviceArray (see cpnet.launch.Cupy)."""
 
     mutated = {}  # text: what to run instead
+    current = "cpu"
 
     def device(self, array):
-        return "cpu"
+        return getattr(array, "place", "cpu")
 
     def on(self, device):
+        self.current = device
         return nullcontext()
 
     def module(self, code, options):
@@ -35,7 +43,9 @@ class Runner:
         return Module(module)
 
     def empty(self, shape, dtype):
-        return cuemu.empty(shape, dtype).view(DeviceArray)
+        array = cuemu.empty(shape, dtype).view(DeviceArray)
+        array.place = self.current
+        return array
 
     def free(self):
         return 1 << 30
@@ -50,6 +60,10 @@ class Runner:
     def assign(self, array, values):
         assert values.dtype == array.dtype and values.shape == array.shape
         cuemu.initialised(host(array))[...] = values
+
+    def copy(self, pairs):
+        for to, source in pairs:
+            self.assign(to, host(source))
 
 
 class Module:
@@ -94,4 +108,23 @@ def host(array):
     return array.view(np.ndarray)
 
 
-launch.register(DeviceArray, Runner())
+@dataclass(frozen=True)
+class Emulated(Device):
+    """Where a net's arrays are DeviceArrays of the place `name`: kernels refuse those of another."""
+
+    def empty(self, shape, dtype):
+        return launch.empty_on(RUNNER, self.name, shape, dtype, shape[-1])
+
+    def put(self, array):
+        if launch.on_gpu(array):
+            return array
+        copy = self.empty(array.shape, array.dtype)
+        launch.assign(copy, array)
+        return copy
+
+    def holds(self, array):
+        return array.place == self.name
+
+
+RUNNER = Runner()
+launch.register(DeviceArray, RUNNER)

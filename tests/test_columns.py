@@ -9,6 +9,7 @@ from cpnet.errors import CpnetError
 
 class Memory:
     """Buffers by name, as a layer has them; NaN until something is written."""
+    device = Device()
 
     def __init__(self):
         self.held = {}
@@ -41,7 +42,7 @@ def test_devices_that_do_not_fit(text, columns, message):
 def test_gather_puts_the_channels_in_order(rng, dtype, receivers):
     parts = [block.astype(dtype) for block in blocks(rng, 2, (3, 2, 4, 5))]
     memories = [Memory() for _ in range(receivers)]
-    for all_channels, memory in zip(gather(parts, [memory.buffer for memory in memories]), memories, strict=True):
+    for all_channels, memory in zip(gather(parts, memories), memories, strict=True):
         assert all_channels is memory.held["gathered"]
         assert all_channels.dtype == dtype
         np.testing.assert_array_equal(all_channels, np.concatenate(parts))
@@ -49,10 +50,10 @@ def test_gather_puts_the_channels_in_order(rng, dtype, receivers):
 
 def test_a_single_block_is_not_copied(rng):
     part, = blocks(rng, 1, (4, 3))
-    assert gather([part], [None])[0] is part
-    whole, = scatter_sum([part], [None])
+    assert gather([part], [Memory()])[0] is part
+    whole, = scatter_sum([part], [Memory()])
     assert np.shares_memory(whole, part) and whole.shape == part.shape
-    for d, own in enumerate(scatter_sum([part], [None, None])):
+    for d, own in enumerate(scatter_sum([part], [Memory(), Memory()])):
         assert own.base is part
         np.testing.assert_array_equal(own, part[2 * d:2 * d + 2])
 
@@ -62,7 +63,7 @@ def test_scatter_sum(rng, count):
     gradients = blocks(rng, count, (2 * count, 3, 1, 5))
     before = np.array(gradients)
     memories = [Memory() for _ in range(count)]
-    sums = scatter_sum(gradients, [memory.buffer for memory in memories])
+    sums = scatter_sum(gradients, memories)
     for d, (own, memory) in enumerate(zip(sums, memories, strict=True)):
         assert own is memory.held["summed"]
         np.testing.assert_allclose(own, before.sum(axis=0)[2 * d:2 * d + 2], rtol=1e-14)
@@ -71,7 +72,7 @@ def test_scatter_sum(rng, count):
 
 def test_one_is_the_other_s_transpose(rng):
     parts, gradients = blocks(rng, 2, (3, 4)), blocks(rng, 2, (6, 4))
-    gathered = gather(parts, [Memory().buffer, Memory().buffer])
-    sums = scatter_sum(gradients, [Memory().buffer, Memory().buffer])
+    gathered = gather(parts, [Memory(), Memory()])
+    sums = scatter_sum(gradients, [Memory(), Memory()])
     left, right = (sum(np.vdot(a, b) for a, b in zip(*pair, strict=True)) for pair in ((gathered, gradients), (parts, sums)))
     np.testing.assert_allclose(left, right, rtol=1e-13)

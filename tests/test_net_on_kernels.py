@@ -3,27 +3,15 @@ round differently, and somewhere a ReLU or a max pool then decides differently."
 import numpy as np
 import pytest
 
-from cpnet import launch, nets
+from cpnet import nets
 from cpnet.columns import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
 from cpnet.ops import sgd, softmax
 from tests import cuemu, device
-from tests.device import DeviceArray, host
+from tests.device import Emulated, host
 
 cuemu.require()
-
-
-class Emulated(Device):
-    """A device whose arrays only kernels may touch, and the host by copies."""
-
-    def empty(self, shape, dtype):
-        return cuemu.initialised(cuemu.empty(shape, dtype)).view(DeviceArray)
-
-    def put(self, array):
-        copy = self.empty(array.shape, array.dtype)
-        launch.assign(copy, array)
-        return copy
 
 
 @pytest.fixture(autouse=True)

@@ -51,12 +51,14 @@ class Segments:
     """
     starts: list
     counts: list
-    rates: list = field(init=False)
-    decays: list = field(init=False)
+    rates: list = field(init=False, default=None)
+    decays: list = field(init=False, default=None)
     table: tuple = field(init=False, default=None)  # on a GPU: starts, counts, first blocks, rates, decays · rates
 
     def set(self, rates, decays, like):
-        """The rates and decays from now on, for buffers like `like`."""
+        """The rates and decays from now on, for buffers like `like`, always of one device."""
+        if (list(rates), list(decays)) == (self.rates, self.decays):
+            return
         self.rates, self.decays = list(rates), list(decays)
         if not on_gpu(like):
             return
