@@ -205,9 +205,10 @@ def summary_command(words):
 def gradcheck_command(words):
     parser = Parser(prog="run.py gradcheck", description="every gradient against finite differences, in float64")
     parser.add_argument("--net", default="mini", help="the whole net to check")
+    parser.add_argument("--devices", default="cpu", help="where: cpu, or GPUs by number, such as 0 or 0,1")
     options = parser.parse(words)
     from cpnet import gradcheck
-    rows = list(gradcheck.everything(options.net))
+    rows = list(gradcheck.everything(options.net, options.devices))
     print(gradcheck.report(rows))
     return 0 if all(error <= gradcheck.TOLERANCE for _, error in rows) else 1
 

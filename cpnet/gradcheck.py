@@ -12,6 +12,8 @@ errors to compare. In float64 with h = 6e-6, the cube root of the rounding error
 Inputs keep away from kinks, where there is no derivative: all values distinct for max pooling, none near zero for ReLU. In a
 whole net nobody can place all of them, so there the step is shortened until no ReLU and no pool changes its mind within it.
 """
+from functools import partial
+
 import numpy as np
 
 from cpnet import columns, layers, nets
@@ -21,14 +23,17 @@ from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax
 
 TOLERANCE = 1e-6
 STEP = 6e-6
+CPU = columns.Device()
 SIDE = 20  # pixels: enough for every pool of the small nets to have windows that overlap
 
 
-def check_gradient(forward, backward, inputs, rng):
+def check_gradient(forward, backward, inputs, rng, device=CPU):
     """Yields (input's name, relative error) for each input.
 
-    forward(**inputs) → y; backward(d_y, **inputs) → the gradients in the order of `inputs`, a dict of float64 arrays.
+    forward(**inputs) → y; backward(d_y, **inputs) → the gradients in the order of `inputs`, a dict of float64 arrays. They
+    are given copies on `device`, which they may write over.
     """
+    forward, backward = _on(device, forward), _on(device, backward)
     d_y = rng.standard_normal(forward(**inputs).shape)
     gradients = backward(d_y, **inputs)
     for (name, x), gradient in zip(inputs.items(), gradients, strict=True):
@@ -40,26 +45,38 @@ def check_gradient(forward, backward, inputs, rng):
         yield name, relative_error(np.sum(gradient * direction), np.sum(d_y * (above - below)) / (2 * STEP))
 
 
+def _on(device, function):
+    """`function` for NumPy arrays: with copies of them on `device`, and NumPy copies of its results."""
+    def put(array):
+        return device.put(np.array(array))
+
+    def call(*arrays, **named):
+        results = function(*map(put, arrays), **{name: put(array) for name, array in named.items()})
+        return [np.array(to_host(result)) for result in results] if isinstance(results, list | tuple) else \
+            np.array(to_host(results))
+    return call
+
+
 def relative_error(a, b):
     """|a − b| over the larger of the two. NaN where either is not finite: ask `error <= tolerance`, which NaN fails."""
     with np.errstate(invalid="ignore"):
         return abs(a - b) / np.maximum(np.maximum(abs(a), abs(b)), np.finfo(np.float64).tiny)
 
 
-def operations(seed=0):
+def operations(device=CPU, seed=0):
     """Rows (name, relative error): every operation, every input of it."""
     rng = np.random.default_rng(seed)
-    for name, forward, backward, inputs in _cases(rng):
-        for of, error in check_gradient(forward, backward, inputs, rng):
+    for name, forward, backward, inputs in _cases(rng, device):
+        for of, error in check_gradient(forward, backward, inputs, rng, device):
             yield f"{name}: d_{of}", error
 
 
-def every_layer(seed=0):
+def every_layer(device=CPU, seed=0):
     """Rows (name, relative error): every kind of layer, as the net runs it, its input and each of its parameters."""
     rng = np.random.default_rng(seed)
     for layer, maps, x in _layer_cases(rng):
-        forward, backward, inputs = _placed(layer, maps, x, rng)
-        for of, error in check_gradient(forward, backward, inputs, rng):
+        forward, backward, inputs = _placed(layer, maps, x, rng, device)
+        for of, error in check_gradient(forward, backward, inputs, rng, device):
             yield f"layer {layer.name}: d_{of}", error
 
 
@@ -91,13 +108,16 @@ def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed
         yield f"{name} on {devices}: {parameter}", relative_error(np.sum(gradient * direction), numeric)
 
 
-def everything(name="mini", **options):
-    """Rows (name, relative error): operations, layers, and the net `name`, on one device and each column on one of its own."""
+def everything(name="mini", devices="cpu", **options):
+    """Rows (name, relative error): operations, layers, and the net `name`, on the first device and on all of `devices`;
+    where that is one, also with each column as if on one of its own."""
     count = nets.choose(name, nets.NETS, "net").columns
-    yield from operations()
-    yield from every_layer()
-    for share in sorted({1, count}):
-        yield from network(name, ",".join(["cpu"] * share), **options)
+    first, *others = devices.split(",")
+    device, *_ = columns.devices(first, 1)
+    yield from operations(device)
+    yield from every_layer(device)
+    for placed in dict.fromkeys([first, devices if others else ",".join([first] * count)]):
+        yield from network(name, placed, **options)
 
 
 def report(rows, tolerance=TOLERANCE):
@@ -168,19 +188,19 @@ def _layer_cases(rng):
     yield layers.Dropout("dropout"), 2, normal((20, 7))
 
 
-def _placed(layer, maps, x, rng):
+def _placed(layer, maps, x, rng, device):
     """(forward, backward, inputs) of `layer`, with random parameters, as `check_gradient` takes them."""
-    layer.device, layer.columns, layer.index, layer.first_unit = columns.Device(), maps, 3, 0
+    layer.device, layer.columns, layer.index, layer.first_unit = device, maps, 3, 0
     shapes = {name: parameter.shape for name, parameter in layer.parameters(x.shape[:-1], maps).items()}
-    layer.gradients = {name: np.empty(shape) for name, shape in shapes.items()}
+    layer.gradients = {name: device.empty(shape, np.float64) for name, shape in shapes.items()}
 
     def forward(x, **parameters):
         layer.values = parameters
-        return layer.forward(x.copy(), layers.Pass(training=True, seed=1, step=2)).copy()
+        return layer.forward(x, layers.Pass(training=True, seed=1, step=2))
 
     def backward(d_y, x, **parameters):
         forward(x, **parameters)
-        return [layer.backward(d_y.copy()), *layer.gradients.values()]
+        return [layer.backward(d_y), *layer.gradients.values()]
 
     return forward, backward, {"x": x, **{name: rng.standard_normal(shape) for name, shape in shapes.items()}}
 
@@ -188,13 +208,14 @@ def _placed(layer, maps, x, rng):
 # Operations
 
 
-def _cases(rng):
+def _cases(rng, device):
     """Yields (name, forward, backward, inputs) as `check_gradient` takes them."""
     normal = rng.standard_normal
-    yield _conv("conv", normal((3, 6, 7, 4)), normal((5, 3, 3, 3)), normal(5), pad=(1, 1))
-    yield _conv("conv, 2 groups", normal((4, 6, 5, 3)), normal((6, 2, 3, 2)), normal(6), pad=(1, 1), groups=2)
-    yield _conv("conv, stride 4, pad (0, 3)", normal((3, 12, 12, 2)), normal((4, 3, 7, 7)), normal(4), stride=4, pad=(0, 3))
-    yield _conv("conv, one image", normal((2, 5, 5, 1)), normal((3, 2, 3, 3)), normal(3))
+    yield _conv(device, "conv", normal((3, 6, 7, 4)), normal((5, 3, 3, 3)), normal(5), pad=(1, 1))
+    yield _conv(device, "conv, 2 groups", normal((4, 6, 5, 3)), normal((6, 2, 3, 2)), normal(6), pad=(1, 1), groups=2)
+    yield _conv(device, "conv, stride 4, pad (0, 3)", normal((3, 12, 12, 2)), normal((4, 3, 7, 7)), normal(4), stride=4,
+                pad=(0, 3))
+    yield _conv(device, "conv, one image", normal((2, 5, 5, 1)), normal((3, 2, 3, 3)), normal(3))
 
     # With α = 1e-4 and inputs near 1 the neighbours hardly count, and a gradient without them might pass; near 100 they do.
     yield _lrn("lrn, α = 0.5", normal((7, 3, 2, 3)), alpha=0.5)
@@ -212,21 +233,23 @@ def _cases(rng):
         x = normal((4, 3, 3, 5))
         yield (name, forward, lambda d_y, x, f=forward, b=backward: [b(d_y, f(x))], {"x": x + 0.1 * np.sign(x)})
 
-    mask = dropout.dropout_mask((9, 7), seed=1, step=2, layer=3)
+    mask = device.put(dropout.dropout_mask((9, 7), seed=1, step=2, layer=3))
     yield ("dropout", lambda x: dropout.dropout_forward(x, mask), lambda d_y, x: [dropout.dropout_backward(d_y, mask)],
            {"x": normal((9, 7))})
-    yield ("linear", linear.linear_forward, _linear_backward, {"x": normal((6, 5)), "w": normal((4, 6)), "b": normal(4)})
+    yield ("linear", linear.linear_forward, partial(_linear_backward, device),
+           {"x": normal((6, 5)), "w": normal((4, 6)), "b": normal(4)})
 
-    labels = rng.integers(8, size=5)
+    labels = device.put(rng.integers(8, size=5))
     # The losses' sum over a batch of 11 images, 5 of them here, is one number: its own upstream gradient scales the rest.
     yield ("softmax and cross-entropy",
-           lambda logits: softmax.cross_entropy_forward(logits, labels).sum(keepdims=True) / 11,
-           lambda d_loss, logits: [d_loss * softmax.cross_entropy_backward(logits, labels, 11)], {"logits": normal((8, 5))})
+           lambda logits: to_host(softmax.cross_entropy_forward(logits, labels)).sum(keepdims=True) / 11,
+           lambda d_loss, logits: [to_host(d_loss) * to_host(softmax.cross_entropy_backward(logits, labels, 11))],
+           {"logits": normal((8, 5))})
 
 
-def _conv(name, x, w, b, **options):
+def _conv(device, name, x, w, b, **options):
     def backward(d_y, x, w, b):
-        d_w, d_b = np.empty_like(w), np.empty_like(b)
+        d_w, d_b = device.empty(w.shape, w.dtype), device.empty(b.shape, b.dtype)
         return conv.conv_backward(d_y, x, w, d_w, d_b, **options), d_w, d_b
 
     return name, lambda x, w, b: conv.conv_forward(x, w, b, **options), backward, {"x": x, "w": w, "b": b}
@@ -252,8 +275,8 @@ def _pool_name(kind, z, s, ceil):
     return f"{kind} pool, z = {z}, s = {s}, {'ceil' if ceil else 'floor'}"
 
 
-def _linear_backward(d_y, x, w, b):
-    d_w, d_b = np.empty_like(w), np.empty_like(b)
+def _linear_backward(device, d_y, x, w, b):
+    d_w, d_b = device.empty(w.shape, w.dtype), device.empty(b.shape, b.dtype)
     return linear.linear_backward(d_y, x, w, d_w, d_b), d_w, d_b
 
 

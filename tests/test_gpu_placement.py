@@ -103,6 +103,11 @@ def test_a_loss_that_is_not_finite_names_its_layer(rng, tmp_path):
         run.step(rng.standard_normal((1, 12, 12, 3)), np.array([1, 0, 3], np.int32))
 
 
+def test_gradients_of_operations_and_layers():
+    rows = [*gradcheck.operations(TWO[1]), *gradcheck.every_layer(TWO[1])]
+    assert [row for row in rows if not row[1] <= gradcheck.TOLERANCE] == []
+
+
 def test_gradients_of_the_net(monkeypatch):
     monkeypatch.setattr(columns, "devices", lambda text, count: ONE)
     rows = list(islice(gradcheck.network("mini", "0", image=(1, 10, 10), images=1), 2))
