@@ -5,7 +5,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
+from cpnet.columns import devices
+from cpnet.errors import CpnetError
 from data.moments import Statistics
 from data.writer import Writer
 
@@ -30,6 +33,14 @@ def small_set(path, *, size=16, channels=1, train=96, val=40, classes=4, seed=0)
             if part == "train":
                 writer.set_statistics(Statistics(images))
     return path
+
+
+def place(text, columns=2):
+    """The devices named by `text`; skips the test where they are not there."""
+    try:
+        return devices(text, columns)
+    except CpnetError as error:
+        pytest.skip(str(error))
 
 
 def run(*words, cwd=ROOT, check=None, **options):
