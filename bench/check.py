@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from bench.torch_alexnet import TorchAlexNet, load, masks, optimizer
 from cpnet.columns import devices
+from cpnet.launch import to_host
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import Network
@@ -40,11 +41,11 @@ class Pair:
         """images (C, H, W, N) → our logits, PyTorch's logits, both (classes, N)."""
         x = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 0, 1, 2))).double()
         self.output = self.model(x, masks(self.network, images.shape[-1], run))
-        return self.network.forward(images, run), self.output.detach().numpy().T
+        return to_host(self.network.forward(images, run)), self.output.detach().numpy().T
 
     def backward(self, labels):
         """After forward: the losses of both; the gradients are in their places."""
-        ours = softmax.cross_entropy_forward(self.network.logits, labels).mean()
+        ours = to_host(softmax.cross_entropy_forward(self.network.logits, self.network.devices[0].put(labels))).mean()
         self.network.backward(labels)
         loss = F.cross_entropy(self.output, torch.from_numpy(labels))
         self.model.zero_grad()

@@ -35,6 +35,7 @@ def batch(count, classes=1000, size=224):
 def ours(count, threads, devices):
     """A function that does a step of cpnet's net, as the trainer does, and returns the loss."""
     from cpnet import arrays, columns
+    from cpnet.launch import to_host
     from cpnet.layers import Pass
     from cpnet.nets import build
     from cpnet.network import Network
@@ -49,8 +50,10 @@ def ours(count, threads, devices):
 
     def step():
         logits = network.forward(images, Pass(training=True, step=next(steps)))
-        loss = float(softmax.cross_entropy_forward(logits, labels).mean())
-        network.backward(labels)
+        right = network.devices[0].put(labels)
+        losses = softmax.cross_entropy_forward(logits, right, check=False)
+        network.backward(right)
+        loss = float(to_host(losses).mean())
         network.update(RATE)
         return loss
 

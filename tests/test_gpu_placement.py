@@ -3,7 +3,10 @@ any; an array that was not copied to an emulated GPU is refused by its kernels. 
 checkpoint and back."""
 import json
 import sys
+from collections import defaultdict
+from contextlib import contextmanager
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +46,7 @@ def step(network, number, images, labels):
     network.update(0.01)
 
 
-def assert_same(one, other, allowed=1e-12, kinds=("values", "velocities")):
+def assert_same(one, other, allowed=1e-13, kinds=("values", "velocities")):
     for kind in kinds:
         for name in one.parameters:
             a, b = one.get(kind, name), other.get(kind, name)
@@ -56,12 +59,13 @@ PLACES = {"emulated 0": ONE, "emulated 0,0": TWICE, "emulated 0,1": TWO}
 @pytest.mark.parametrize("where", [*PLACES, "0", "0,0", "0,1"])
 def test_a_step_and_a_checkpoint_to_the_cpu_and_back(rng, tmp_path, where):
     placed = PLACES.get(where) or place(where)
+    allowed = 1e-13 if where in PLACES else 1e-11  # a card's exp and pow round differently
     images, labels = 40 * rng.standard_normal((1, 12, 12, 3)), np.array([1, 0, 3], np.int32)
     on_cpu, on_gpu = net(CPU), net(placed)
     assert_same(on_cpu, on_gpu, 0)
     for each in on_cpu, on_gpu:
         step(each, 0, images, labels)
-    assert_same(on_cpu, on_gpu, kinds=("values", "velocities", "gradients"))
+    assert_same(on_cpu, on_gpu, allowed, kinds=("values", "velocities", "gradients"))
     for number, (saved, other) in enumerate([(on_gpu, CPU), (on_cpu, placed)]):
         path = tmp_path / f"{number}.h5"
         checkpoint.save(path, saved, settings={}, state={}, mean=np.zeros((1, 14, 14)), classes=list("abcd"))
@@ -71,7 +75,7 @@ def test_a_step_and_a_checkpoint_to_the_cpu_and_back(rng, tmp_path, where):
         if placed is not TWICE and placed is not ONE:
             step(saved, 1, images, labels)
             step(continued, 1, images, labels)
-            assert_same(saved, continued)
+            assert_same(saved, continued, allowed)
 
 
 def trainer(dataset, path, placed):
@@ -128,6 +132,65 @@ def test_what_does_not_fit_is_refused():
             launch.copy([(to, source)])
     with pytest.raises(TypeError, match="not contiguous"):
         launch.copy([(one[::2], other[::2])])
+
+
+# The order of copies between GPUs: streams that know what has been done before whatever they are given next
+
+
+class Stream:
+    def __init__(self, non_blocking=False):
+        self.known, self.ptr = set(), id(self)
+
+    def record(self, event):
+        event.known = frozenset(self.known)
+        return event
+
+    def wait_event(self, event):
+        self.known |= event.known
+
+
+class FakeCupy:
+    """As much of CuPy as launch.Cupy.copy needs."""
+
+    def __init__(self):
+        self.cuda, self.runtime = self, self
+        self.current, self.streams, self.copies = 0, defaultdict(Stream), {}
+        self.Stream = Stream
+
+    def Event(self, disable_timing):
+        return SimpleNamespace()
+
+    @contextmanager
+    def Device(self, number):
+        before, self.current = self.current, number
+        yield
+        self.current = before
+
+    def get_current_stream(self):
+        return self.streams[self.current]
+
+    def array(self, name, device):
+        def copy_from_device_async(source, nbytes, stream):
+            self.copies[name] = frozenset(stream.known)
+            stream.known.add(name)
+        data = SimpleNamespace(copy_from_device_async=copy_from_device_async)
+        return SimpleNamespace(data=data, nbytes=8, device=SimpleNamespace(id=device))
+
+
+def test_copies_between_gpus_are_ordered():
+    fake = FakeCupy()
+    platform = object.__new__(launch.Cupy)
+    platform.cupy, platform.copy_streams = fake, {}
+    for number in 0, 1:
+        fake.streams[number].known.add(f"work on {number}")
+    platform.copy([(fake.array("0 to 1", 1), fake.array("a", 0)), (fake.array("1 to 0", 0), fake.array("b", 1)),
+                   (fake.array("0 to 0", 0), fake.array("a", 0))])
+    work = {"work on 0", "work on 1"}
+    assert fake.copies["0 to 1"] == fake.copies["1 to 0"] == work  # after both devices' work, and at the same time
+    assert "work on 0" in fake.copies["0 to 0"] and not fake.copies["0 to 0"] & {"0 to 1", "1 to 0"}
+    for number in 0, 1:  # whoever goes on knows that both copies are done: neither content nor source is in use
+        assert fake.streams[number].known >= {f"work on {number}", "0 to 1", "1 to 0"}
+    assert fake.current == 0 and sorted(platform.copy_streams) == [0, 1]
 
 
 # GPUs by name, on a machine that may have none
