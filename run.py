@@ -90,8 +90,9 @@ def new_settings(options, dataset):
     if len(dataset.split("train")) < options.batch:
         raise CpnetError(f"{dataset.path}: 'train' has {len(dataset.split('train'))} images, not one full batch of "
                          f"{options.batch}; choose a smaller --batch")
-    same = "batch", "momentum", "mirror", "colour", "seed", "devices", "loader_threads", "checkpoint_minutes"
-    return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same}}
+    same = "batch", "momentum", "mirror", "colour", "seed", "loader_threads", "checkpoint_minutes"
+    return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
+            "devices": options.devices or default_devices(table)}
 
 
 def resumed_settings(parser, words, options, checkpoint):
@@ -128,11 +129,22 @@ def place(settings, options):
     return Network(table, devices, seed=settings["seed"])
 
 
+def default_devices(table):
+    """The best devices for a net, as text, saying which they are."""
+    from cpnet import columns
+    text, line = columns.choose(table.columns)
+    if line:
+        print(line, file=sys.stderr)
+    return text
+
+
 def load(path, options):
     """The checkpoint at `path` and its net."""
+    from cpnet import nets
     from cpnet.checkpoint import Checkpoint
     checkpoint = Checkpoint(path)
-    network = place({**checkpoint.settings, "devices": options.devices}, options)
+    devices = options.devices or default_devices(nets.build(**checkpoint.settings["table"]))
+    network = place({**checkpoint.settings, "devices": devices}, options)
     checkpoint.restore(network, ["values"])
     return checkpoint, network
 

@@ -4,6 +4,7 @@ A net of `columns` columns is placed on D devices, D dividing the columns: devic
 contiguous block of channels. Only at layers that read all columns do the devices communicate (section 3.2): forward gathers
 the others' channels, backward sums every device's gradient for one's own. On one device both are free.
 """
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,33 @@ def _gpu(text, number):
         there = ", ".join(f"{each} ({gpus.name(each)})" for each in range(count)) or "none"
         raise CpnetError(f"--devices {text}: there is no GPU {number}; there is {there}")
     return Gpu(f"GPU {number}, {gpus.name(number)}", number)
+
+
+def choose(columns):
+    """(devices as text, a line that says why and what else there is): the best for a net of so many columns.
+
+    As many equal GPUs as share the columns evenly, else the largest GPU, else the CPU.
+    """
+    try:
+        gpus = launch.gpus()
+        count = gpus.count()
+    except CpnetError as error:
+        return "cpu", f"on the CPU: {error}" if shutil.which("nvidia-smi") else ""
+    if not count:
+        return "cpu", ""
+    alike = {}
+    for number in range(count):
+        alike.setdefault(gpus.name(number), []).append(number)
+    most = max(min(len(numbers), columns) for numbers in alike.values())
+    share = max(d for d in range(1, most + 1) if columns % d == 0)
+    groups = [numbers[:share] for numbers in alike.values() if len(numbers) >= share]
+    chosen = max(groups, key=lambda numbers: gpus.processors(numbers[0]))  # of equally large ones, the first
+    text = ",".join(map(str, chosen))
+    line = f"--devices {text}, {gpus.name(chosen[0])}" + ", each with columns of its own" * (share > 1)
+    idle = [f"{number} ({gpus.name(number)})" for number in range(count) if number not in chosen]
+    if idle:
+        line += f"; idle: GPU {', '.join(idle)}"
+    return text, f"{line}; or choose --devices {chosen[0] if share > 1 else 'cpu'}"
 
 
 def remarks(devices):

@@ -51,6 +51,10 @@ class Cupy:
         """Such as "NVIDIA H100 80GB HBM3"."""
         return self.cupy.cuda.runtime.getDeviceProperties(device)["name"].decode()
 
+    def processors(self, device):
+        """How many multiprocessors it has."""
+        return self.cupy.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]
+
     def reaches(self, device, peer):
         """Whether the hardware lets `device` access the memory of `peer`."""
         return bool(self.cupy.cuda.runtime.deviceCanAccessPeer(device, peer))

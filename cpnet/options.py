@@ -57,8 +57,9 @@ def net_options(parser):
 
 def device_options(parser):
     """Options that say where to compute."""
-    parser.add_argument("--devices", default="cpu",
-                        help="cpu; GPUs by number: 0; 0,1 places each column on its own (0,0 and cpu,cpu do so on one)")
+    parser.add_argument("--devices",
+                        help="cpu; GPUs by number: 0; 0,1 places each column on its own (0,0 and cpu,cpu do so on one) "
+                             "(default: the best there is, which it says)")
     parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
     parser.add_argument("--loader-threads", type=positive, default=max(1, (os.cpu_count() or 1) // 4),
                         help="CPU threads that read and prepare images")

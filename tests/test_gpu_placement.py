@@ -208,6 +208,9 @@ class Found:
     def name(self, number):
         return self.names[number]
 
+    def processors(self, number):
+        return {"A": 10, "B": 20}[self.names[number]]
+
     def reaches(self, one, other):
         return self.together
 
@@ -222,6 +225,21 @@ def test_gpus_by_number(found, text, numbers):
     found("A", "A")
     assert [(each.number, each.name) for each in columns.devices(text, 2)] == [(k, f"GPU {k}, A") for k in numbers]
     assert columns.remarks(columns.devices(text, 2)) == []
+
+
+@pytest.mark.parametrize("names, count, text, line", [
+    ("A", 2, "0", "--devices 0, A; or choose --devices cpu"),
+    ("AA", 2, "0,1", "--devices 0,1, A, each with columns of its own; or choose --devices 0"),
+    ("AA", 1, "0", "--devices 0, A; idle: GPU 1 (A); or choose --devices cpu"),
+    ("AB", 2, "1", "--devices 1, B; idle: GPU 0 (A); or choose --devices cpu"),
+    ("BAA", 2, "1,2", "--devices 1,2, A, each with columns of its own; idle: GPU 0 (B); or choose --devices 1"),
+    ("AAA", 2, "0,1", "--devices 0,1, A, each with columns of its own; idle: GPU 2 (A); or choose --devices 0"),
+    ("AAA", 4, "0,1", "--devices 0,1, A, each with columns of its own; idle: GPU 2 (A); or choose --devices 0"),
+    ("", 2, "cpu", "")])
+def test_the_best_there_is(found, names, count, text, line):
+    found(*names)
+    assert columns.choose(count) == (text, line)
+    assert len(columns.devices(text, count)) == len(text.split(","))
 
 
 def test_remarks(found):
@@ -246,3 +264,8 @@ def test_without_cupy_one_line_says_what_to_install(monkeypatch):
     launch.gpus.cache_clear()
     with pytest.raises(CpnetError, match=r"^--devices 0: CuPy cannot be used \(.*\): pip install -r requirements-cuda13.txt$"):
         columns.devices("0", 2)
+    monkeypatch.setattr(columns.shutil, "which", lambda name: None)
+    assert columns.choose(2) == ("cpu", "")
+    monkeypatch.setattr(columns.shutil, "which", lambda name: "/usr/bin/" + name)
+    text, line = columns.choose(2)
+    assert text == "cpu" and line.endswith("pip install -r requirements-cuda13.txt") and "\n" not in line
