@@ -49,8 +49,8 @@ def ours(count, threads, devices):
     steps = iter(range(1 << 31))
 
     def step():
-        logits = network.forward(images, Pass(training=True, step=next(steps)))
         right = network.devices[0].put(labels)
+        logits = network.forward(images, Pass(training=True, step=next(steps)))
         losses = softmax.cross_entropy_forward(logits, right, check=False)
         network.backward(right)
         loss = float(to_host(losses).mean())

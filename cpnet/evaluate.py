@@ -46,7 +46,8 @@ def evaluate(network, dataset, split="val", *, crops=1, batch=128, threads=1, pr
                 raise Stopped
             n = len(labels)
             if crops == 1:
-                logits, labels = network.forward(images, Pass()), network.devices[0].put(labels)
+                labels = network.devices[0].put(labels)
+                logits = network.forward(images, Pass())
                 losses = softmax.cross_entropy_forward(logits, labels, check=False)
                 loss += float(to_host(losses).sum(dtype=np.float64))
                 rank = to_host(softmax.label_rank(logits, labels))

@@ -86,6 +86,7 @@ class Cupy:
 
     def assign(self, array, values):
         array.set(values)
+        self.cupy.cuda.get_current_stream().synchronize()  # `values` may be written over, or freed, as soon as this returns
 
     def copy(self, pairs):
         """See `copy`. A copy to another device runs on a stream of its own, which belongs to the receiver, so that copies

@@ -6,11 +6,18 @@ import os
 import sys
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names every default, but for those that the help describes in words."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """One line an error, and the nearest valid option to one that does not exist."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(allow_abbrev=False, formatter_class=Formatter, **options)
 
     def parse(self, words):
         options, unknown = self.parse_known_args(words)

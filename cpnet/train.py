@@ -82,8 +82,8 @@ class Trainer:
     def step(self, images, labels):
         """One step: forward, loss, backward, update. Returns the sums over the batch of the loss and the top-1 errors."""
         state = self.state
-        logits = self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=state.step))
         labels = self.network.devices[0].put(labels)
+        logits = self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=state.step))
         losses, ranks = softmax.cross_entropy_forward(logits, labels, check=False), softmax.label_rank(logits, labels)
         self.network.backward(labels)  # before a GPU is waited for
         loss, wrong = float(to_host(losses).sum(dtype=np.float64)), int((to_host(ranks) >= 1).sum())
