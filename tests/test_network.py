@@ -216,7 +216,8 @@ def test_each_dropout_layer_draws_for_itself(rng, devices):
     net.forward(batch(rng, 3)[0], RUN)
     for index, name in (17, "fc6 dropout"), (20, "fc7 dropout"):
         assert net.table.layers[index].name == name
-        expected = dropout.dropout_mask((256, 3), seed=RUN.seed, step=RUN.step, layer=index)
+        units = net.parameters["fc6.bias"].shape[0]
+        expected = dropout.dropout_mask((units, 3), seed=RUN.seed, step=RUN.step, layer=index)
         np.testing.assert_array_equal(np.concatenate([part.mask for part in net.parts[index]]), expected)
 
 
@@ -288,5 +289,5 @@ def test_training_steps_make_the_loss_fall(rng, devices):
         logits = net.forward(images, replace(RUN, step=step))
         losses.append(softmax.cross_entropy_forward(logits, labels).mean())
         net.backward(labels)
-        net.update(0.01)
-    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+        net.update(0.003)
+    assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:2])
