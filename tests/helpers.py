@@ -5,7 +5,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pytest
 
 from cpnet.columns import devices
 from cpnet.errors import CpnetError
@@ -35,12 +34,17 @@ def small_set(path, *, size=16, channels=1, train=96, val=40, classes=4, seed=0)
     return path
 
 
-def place(text, columns=2):
-    """The devices named by `text`; skips the test where they are not there."""
+def missing(text, columns=2):
+    """Why the devices named by `text` cannot be used here; "" if they can."""
     try:
-        return devices(text, columns)
+        devices(text, columns)
     except CpnetError as error:
-        pytest.skip(str(error))
+        return str(error)
+    return ""
+
+
+# Where the tests place nets: GPUs where there are any. test_gpu_placement.py says, in one skip each, which are not there.
+PLACEMENTS = tuple(text for text in ("cpu", "cpu,cpu", "0", "0,0", "0,1") if not missing(text))
 
 
 def run(*words, cwd=ROOT, check=None, **options):

@@ -22,7 +22,7 @@ from cpnet.train import State, Trainer
 from data.dataset import Dataset
 from tests import cuemu, device
 from tests.device import Emulated
-from tests.helpers import place, small_set
+from tests.helpers import missing, small_set
 
 cuemu.require()
 CPU = [Device()]
@@ -58,7 +58,9 @@ PLACES = {"emulated 0": ONE, "emulated 0,0": TWICE, "emulated 0,1": TWO}
 
 @pytest.mark.parametrize("where", [*PLACES, "0", "0,0", "0,1"])
 def test_a_step_and_a_checkpoint_to_the_cpu_and_back(rng, tmp_path, where):
-    placed = PLACES.get(where) or place(where)
+    if where not in PLACES and missing(where):
+        pytest.skip(missing(where))
+    placed = PLACES.get(where) or columns.devices(where, 2)
     allowed = 1e-13 if where in PLACES else 1e-11  # a card's exp and pow round differently
     images, labels = 40 * rng.standard_normal((1, 12, 12, 3)), np.array([1, 0, 3], np.int32)
     on_cpu, on_gpu = net(CPU), net(placed)

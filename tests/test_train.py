@@ -12,7 +12,7 @@ from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import State, Trainer, duration
 from data.dataset import Dataset
-from tests.helpers import BUNDLED, assert_same_arrays, place, small_set
+from tests.helpers import BUNDLED, PLACEMENTS, assert_same_arrays, small_set
 
 SETTINGS = dict(epochs=3, batch=16, lr=0.01, momentum=0.9, decay=0.0005, schedule="2", seed=0, mirror=True, colour=True,
                 checkpoint_minutes=1e9, loader_threads=1)
@@ -76,10 +76,9 @@ def test_it_learns(squares, tmp_path):
     assert evaluate(network, squares)["top1"] == lines[best]["val_top1"]
 
 
-@pytest.fixture(scope="module", params=["cpu", "cpu,cpu", "0", "0,0", "0,1"])
+@pytest.fixture(scope="module", params=PLACEMENTS)
 def whole(request, squares, tmp_path_factory):
     """An undisturbed run's folder and placement."""
-    place(request.param)
     path = tmp_path_factory.mktemp("whole") / "whole"
     trainer(squares, path, placed=request.param).train()
     return path, request.param
