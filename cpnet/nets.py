@@ -132,8 +132,8 @@ def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="
     net = choose(name, NETS, "net")
     settings = dict(name=name, image=list(image), classes=classes, profile=profile, activation=activation, lrn=lrn)
     if min(image[1:]) < net.smallest:
-        raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, these are {image[1]}×{image[2]}: "
-                         "try --net mini")
+        raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, these are {image[1]}×{image[2]}"
+                         + ": try --net mini" * (net.smallest > NETS["mini"].smallest))
     choice = choose(profile, PROFILES, "profile")
     unit = choose(activation, {"relu": ReLU, "tanh": Tanh}, "activation")
     layers = net.layers(tuple(image), classes, choice,
