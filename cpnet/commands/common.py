@@ -1,0 +1,49 @@
+"""What several commands need: the data set, the net in its place, a checkpoint with its net."""
+import sys
+from pathlib import Path
+
+from cpnet import arrays, columns, nets
+from cpnet.checkpoint import Checkpoint
+from cpnet.network import Network
+from data.dataset import Dataset
+
+DATA = Path(__file__).parents[2] / "data"
+IMAGENET, BUNDLED = DATA / "imagenet.h5", DATA / "fashion-mnist-12k.h5"
+
+
+def open_data(path):
+    """The data set at `path`, or the default one, saying which it is."""
+    if path is None and IMAGENET.exists():
+        print(f"training on {IMAGENET}")
+    elif path is None:
+        print(f"training on the bundled 12,000 images of Fashion-MNIST; for ImageNet, make {IMAGENET} with "
+              "python run.py prepare FOLDER data/imagenet.h5")
+    return Dataset(path or (IMAGENET if IMAGENET.exists() else BUNDLED))
+
+
+def place(settings, options):
+    """The net of `settings`, with fresh weights, on the devices of the options or the settings."""
+    if options.threads:
+        arrays.set_threads(options.threads)
+    table = nets.build(**settings["table"])
+    devices = columns.devices(settings.get("devices", "cpu"), table.columns)
+    for remark in columns.remarks(devices):
+        print(remark, file=sys.stderr)
+    return Network(table, devices, seed=settings["seed"])
+
+
+def default_devices(table):
+    """The best devices for a net, as text, saying which they are."""
+    text, line = columns.choose(table.columns)
+    if line:
+        print(line, file=sys.stderr)
+    return text
+
+
+def load(path, options):
+    """The checkpoint at `path` and its net."""
+    checkpoint = Checkpoint(path)
+    devices = options.devices or default_devices(nets.build(**checkpoint.settings["table"]))
+    network = place({**checkpoint.settings, "devices": devices}, options)
+    checkpoint.restore(network, ["values"])
+    return checkpoint, network
