@@ -3,6 +3,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from cpnet.ops import conv
 from cpnet.ops.conv import conv_backward, conv_forward, conv_shape
 from tests import reference
 from tests.conftest import CuemuBackend
@@ -86,6 +87,16 @@ def test_pytorch_agrees(backend, dtype, rng, torch, case):
     y.backward(torch.tensor(d_y, dtype=torch.float64))
     for result, expected in zip(results, (y.detach(), *(each.grad for each in inputs)), strict=True):
         backend.assert_close(result, expected.numpy(), dtype)
+
+
+@pytest.mark.parametrize("enough", [1, 1 << 30], ids=["shifts behind", "shifts before"])
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_both_orders_of_shift_and_product(rng, case, enough, monkeypatch):
+    monkeypatch.setattr(conv, "ENOUGH", enough)
+    x, w, b, d_y = case.arrays(rng, np.float64)
+    d_x = conv_backward(d_y, x, w, np.empty_like(w), **case.options())
+    np.testing.assert_allclose(conv_forward(x, w, b, **case.options()), reference.conv_forward(x, w, b, *case[2:]), atol=1e-12)
+    np.testing.assert_allclose(d_x, reference.conv_backward(d_y, x, w, *case[2:])[0], atol=1e-12)
 
 
 def test_the_first_layer_of_the_paper():
