@@ -34,7 +34,8 @@ def _meaning(layer, columns):
             return {"kind": "convolution", "stride": layer.stride, "groups": columns if layer.reads == "column" else 1,
                     "zeros above and left": layer.pads[0], "zeros below and right": layer.pads[1]}
         case Linear():
-            return {"kind": "fully connected", "input": "features in C·H·W order"}
+            return {"kind": "fully connected", "input": "features in C·H·W order",
+                    "groups": columns if layer.reads == "column" else 1}
         case ReLU():
             return {"kind": "max(0, x)"}
         case Tanh():

@@ -120,42 +120,51 @@ class Conv(Layer):
 
 @dataclass
 class Linear(Layer):
-    """Fully-connected layer with bias, reading all columns; maps (C, H, W, N) are read as C·H·W features."""
+    """Fully-connected layer with bias; maps (C, H, W, N) are read as C·H·W features. It reads all columns, or, where the
+    columns are kept apart, its own: then the weights are (outputs, features of one column)."""
     outputs: int
     std: float = 0.01
     bias: float = 0.0
     bias_rate: float = 1.0
     decay: float | None = None
     undivided: bool = False
-
-    reads = "all"
+    reads: str = "all"
 
     def out_shape(self, shape):
         return (self.outputs,)
 
     def parameters(self, shape, columns):
-        return {"weight": Parameter((self.outputs, prod(shape)), std=self.std, decay=self.decay),
+        features = prod(shape) // (columns if self.reads == "column" else 1)
+        return {"weight": Parameter((self.outputs, features), std=self.std, decay=self.decay),
                 "bias": Parameter((self.outputs,), value=self.bias, rate=self.bias_rate, decay=0.0)}
 
     def multiply_adds(self, shape, columns):
-        return self.outputs * prod(shape)
+        return prod(self.parameters(shape, columns)["weight"].shape)
 
     def forward(self, x, run):
         self.x = x
-        w, b = self.values["weight"], self.values["bias"]
-        y = self.buffer("y", (len(w), x.shape[-1]), x.dtype)
-        return linear.linear_forward(self._features(x), w, b, out=y)
+        y = self.buffer("y", (len(self.values["bias"]), x.shape[-1]), x.dtype)
+        for x_g, w, b, y_g in self._by_column(self._features(x), self.values["weight"], self.values["bias"], y):
+            linear.linear_forward(x_g, w, b, out=y_g)
+        return y
 
     def backward(self, d_y):
         x = self._features(self.x)
-        d_x = self.buffer("d_x", x.shape, d_y.dtype) if self.input_gradient else None
-        d_x = linear.linear_backward(d_y, x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
-                                     input_gradient=self.input_gradient, out=d_x)
-        return d_x if d_x is None else d_x.reshape(self.x.shape)
+        d_x = self.buffer("d_x", x.shape, d_y.dtype)
+        arrays = x, self.values["weight"], self.gradients["weight"], self.gradients["bias"], d_y, d_x
+        for x_g, w, d_w, d_b, d_y_g, d_x_g in self._by_column(*arrays):
+            linear.linear_backward(d_y_g, x_g, w, d_w, d_b, input_gradient=self.input_gradient, out=d_x_g)
+        return d_x.reshape(self.x.shape) if self.input_gradient else None
 
     @staticmethod
     def _features(x):
         return x.reshape(-1, x.shape[-1])
+
+    def _by_column(self, *arrays):
+        """The shares of each column that is read apart, one after the other: equal blocks of axis 0."""
+        count = self.columns if self.reads == "column" else 1
+        for g in range(count):
+            yield [array[g * len(array) // count:(g + 1) * len(array) // count] for array in arrays]
 
 
 @dataclass

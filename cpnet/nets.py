@@ -4,11 +4,11 @@ Filters and outputs count the whole layer, all columns together. `reads="column"
 their own column; `reads="all"`: those of all columns, which is where the columns communicate (section 3.2, figure 2).
 """
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cpnet.errors import CpnetError
-from cpnet.layers import LRN, AveragePool, Conv, Dropout, Layer, Linear, MaxPool, ReLU, Tanh
+from cpnet.layers import LRN, AveragePool, Conv, Dropout, Layer, Linear, MaxPool, Pool, ReLU, Tanh
 from cpnet.ops.pool import pool_size
 
 
@@ -49,7 +49,7 @@ def alexnet(image, classes, profile, act, norm, *, columns=2, sixth=False):
     ]
 
 
-def mini(image, classes, profile, act, norm):
+def mini(image, classes, profile, act, norm, *, sixth=False):
     """The paper's eight layers and two columns in miniature, for images of 28 to 32 pixels.
 
     With a standard deviation of 0.01 such small fan-ins pass on almost nothing and the loss stays at ln(classes). Each std
@@ -71,6 +71,7 @@ def mini(image, classes, profile, act, norm):
         Conv("conv3", 96, 3, pad=1, reads="all", std=std(0.03, 2304, 576), **trained), act("conv3"),
         Conv("conv4", 96, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv4"),
         Conv("conv5", 64, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
+        *([Conv("conv6", 64, 3, pad=1, reads="all", std=std(0.03, 2304, 576), bias=1, **trained), act("conv6")] * sixth),
         Linear("fc6", 1024, std=std(0.01, 9216, 64 * final**2), bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
         Linear("fc7", 1024, std=std(0.01, 4096, 1024), bias=1, **trained), act("fc7"), Dropout("fc7 dropout"),
         Linear("fc8", classes, std=std(0.01, 4096, 1024), undivided=True, **trained),
@@ -86,6 +87,10 @@ def four_layer(image, classes, profile, act, norm):
         Conv("conv3", 64, 5, pad=2, **trained), act("conv3"), AveragePool("conv3 pool"),
         Linear("fc4", classes, decay=1.0, undivided=True, **trained),
     ]
+
+
+POOLS = {"3x3s2": {"z": 3, "s": 2, "ceil": True},
+         "2x2s2": {"z": 2, "s": 2, "ceil": False}}  # s = z = 2: as many outputs, from windows that do not overlap
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ NETS = {
     "alexnet-one-column": Net(partial(alexnet, columns=1), 1, 63, "the one-GPU net of footnote 2"),
     "alexnet-conv6": Net(partial(alexnet, sixth=True), 2, 63, "with a sixth convolution over the last pooling (section 6)"),
     "mini": Net(mini, 2, 8, "the same pattern for images of 28 to 32 pixels"),
+    "mini-conv6": Net(partial(mini, sixth=True), 2, 8, "mini with a sixth convolution"),
     "four-layer": Net(four_layer, 1, 8, "the CIFAR-10 net of figure 1", rate=0.001, decay=0.004),
 }
 
@@ -127,10 +133,16 @@ class Table:
             shape = out
 
 
-def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="relu", lrn=True):
-    """The Table of the net `name` for crops of shape `image` (C, H, W). Raises CpnetError for settings that do not fit."""
+def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="relu", lrn=True, pool="3x3s2", dropout=True,
+          exchange=True, drop_layer=None):
+    """The Table of the net `name` for crops of shape `image` (C, H, W). Raises CpnetError for settings that do not fit.
+
+    The last six are the ablations of the paper's claims: tanh (3.1), no response normalization (3.3), pooling that does not
+    overlap (3.4), no dropout (4.2), columns that never communicate before the last layer (3.2), one convolution less (7).
+    """
     net = choose(name, NETS, "net")
-    settings = dict(name=name, image=list(image), classes=classes, profile=profile, activation=activation, lrn=lrn)
+    settings = dict(name=name, image=list(image), classes=classes, profile=profile, activation=activation, lrn=lrn, pool=pool,
+                    dropout=dropout, exchange=exchange, drop_layer=drop_layer)
     if min(image[1:]) < net.smallest:
         raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, these are {image[1]}×{image[2]}"
                          + ": try --net mini" * (net.smallest > NETS["mini"].smallest))
@@ -139,7 +151,34 @@ def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="
     layers = net.layers(tuple(image), classes, choice,
                         lambda name: unit(f"{name} {activation}"),
                         lambda name: [LRN(f"{name} lrn", alpha=choice.lrn_alpha)] if lrn else [])
+    if choose(pool, POOLS, "pool") != POOLS["3x3s2"]:
+        layers = [replace(layer, **POOLS[pool]) if isinstance(layer, Pool) else layer for layer in layers]
+    if not dropout:
+        layers = [layer for layer in layers if not isinstance(layer, Dropout)]
+    if not exchange:
+        layers = [_alone(layer) if index else layer for index, layer in enumerate(layers)]
+    if drop_layer:
+        layers = _drop(layers, drop_layer, name)
     return Table(settings, tuple(image), net.columns, layers, net.rate, net.decay)
+
+
+def _alone(layer):
+    """The layer, reading its own column only; but the undivided last one still has both."""
+    return replace(layer, reads="column") if layer.reads == "all" and not layer.undivided else layer
+
+
+def _drop(layers, name, net):
+    """Without the convolution `name` and its nonlinearity. The next one reads what it read; where it read all columns' maps,
+    the next one does, so that the columns still meet there."""
+    convolutions = [layer for layer in layers if isinstance(layer, Conv)]
+    middle = {layer.name: following for layer, following in zip(convolutions[1:], convolutions[2:], strict=False)
+              if not any(other.name.startswith(f"{layer.name} pool") for other in layers)}
+    following = choose(name, middle, f"--drop-layer of net {net}:") if middle else None
+    if following is None:
+        raise CpnetError(f"--drop-layer {name}: net {net} has no convolution between others, without pooling, to leave out")
+    dropped = next(layer for layer in convolutions if layer.name == name)
+    kept = [layer for layer in layers if layer.name.split()[0] != name]
+    return [replace(layer, reads=dropped.reads) if layer is following and dropped.reads == "all" else layer for layer in kept]
 
 
 def choose(value, options, what):

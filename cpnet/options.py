@@ -56,10 +56,22 @@ above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), nu
 
 def net_options(parser):
     """Options that choose a net."""
-    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, four-layer (default: by the images)")
+    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-conv6, four-layer (default: by "
+                                      "the images)")
     parser.add_argument("--profile", default="paper", help="paper, or as-run: what the authors' own code did otherwise")
     parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
     parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
+    parser.add_argument("--pool", default="3x3s2", help="windows of 3×3, 2 apart, or 2x2s2, which do not overlap")
+    parser.add_argument("--no-dropout", dest="dropout", action="store_false", help="leave out dropout")
+    parser.add_argument("--no-exchange", dest="exchange", action="store_false",
+                        help="the columns never communicate before the last layer")
+    parser.add_argument("--drop-layer", help="leave out a convolution between others: conv3 or conv4")
+
+
+def net_settings(options):
+    """What `net_options` brought, as arguments of `nets.build`."""
+    return {name: getattr(options, name)
+            for name in ("profile", "activation", "lrn", "pool", "dropout", "exchange", "drop_layer")}
 
 
 def device_options(parser):

@@ -28,11 +28,13 @@ def test_every_layer_is_there(rng):
 @pytest.mark.parametrize("name, devices, options", [
     ("mini", "cpu", {}), ("mini", "cpu,cpu", {}), ("mini", "cpu", {"image": (1, 28, 28), "images": 1}),
     ("mini", "cpu,cpu", {"profile": "as-run", "seed": 1}), ("mini", "cpu", {"activation": "tanh"}),
-    ("mini", "cpu", {"profile": "as-run", "activation": "tanh"}), ("mini", "cpu", {"lrn": False}),
+    ("mini", "cpu", {"profile": "as-run", "activation": "tanh"}), ("mini", "cpu", {"lrn": False, "pool": "2x2s2"}),
+    ("mini", "cpu,cpu", {"exchange": False}), ("mini", "cpu", {"exchange": False, "dropout": False}),
+    ("mini-conv6", "cpu", {"drop_layer": "conv3"}), ("mini", "cpu,cpu", {"drop_layer": "conv4"}),
     ("four-layer", "cpu", {}), ("four-layer", "cpu", {"activation": "tanh"})], ids=str)
 def test_networks(name, devices, options):
     rows = list(network(name, devices, **options))
-    assert len(rows) == (8 if name == "four-layer" else 16)
+    assert len(rows) == {"four-layer": 8, "mini": 16, "mini-conv6": 18}[name] - 2 * ("drop_layer" in options)
     for row, error in rows:
         assert error <= 1e-6, row
 

@@ -157,3 +157,41 @@ def test_the_smallest_image_is_enough_and_smaller_ones_are_refused(name):
 def test_unknown_names_give_the_nearest(options, message):
     with pytest.raises(CpnetError, match=re.escape(message)):
         build(**options)
+
+
+def test_columns_that_never_communicate():
+    table = build("alexnet", exchange=False)
+    assert [layer.name for layer in table.layers if layer.reads == "all"] == ["conv1", "fc8"]
+    assert weights(table)[2] == (384, 128, 3, 3)
+    assert weights(table)[5:] == [(4096, 4608), (4096, 2048), (1000, 4096)]
+    one = 48 * 364 + 128 * 1201 + 192 * (128 * 9 + 1) + 192 * 1729 + 128 * 1729 + 2048 * 4609 + 2048 * 2049
+    assert totals(table)[1] == 2 * one + 1000 * 4097
+
+
+def test_pooling_without_overlap_has_equivalent_outputs():
+    for size in (224, 227, 63):
+        assert shapes(build("alexnet", (3, size, size), pool="2x2s2"), MaxPool)[1:] == shapes(
+            build("alexnet", (3, size, size)), MaxPool)[1:]
+    assert shapes(build("alexnet", pool="2x2s2")) == shapes(build("alexnet"))
+    assert shapes(build("mini", (1, 24, 24), 10, pool="2x2s2")) == shapes(build("mini", (1, 24, 24), 10))
+
+
+def test_no_dropout():
+    assert [layer.name for layer in build("alexnet").layers if layer not in build("alexnet", dropout=False).layers] == [
+        "fc6 dropout", "fc7 dropout"]
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("conv3", [(96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (256, 192, 3, 3)]),  # conv4 reads both columns instead
+    ("conv4", [(96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (256, 192, 3, 3)])])
+def test_a_layer_less(name, expected):
+    table = build("alexnet", drop_layer=name)
+    assert not [layer for layer in table.layers if layer.name.startswith(name)]
+    assert weights(table)[:4] == expected
+    assert len(table.layers) == len(build("alexnet").layers) - 2
+
+
+@pytest.mark.parametrize("name, drop", [("alexnet", "conv2"), ("alexnet", "conv5"), ("mini", "fc6"), ("four-layer", "conv2")])
+def test_layers_that_cannot_be_left_out(name, drop):
+    with pytest.raises(CpnetError, match="drop-layer"):
+        build(name, (3, 64, 64), 10, drop_layer=drop)

@@ -5,7 +5,7 @@ from cpnet import nets
 from cpnet.commands.common import default_devices, open_data, place
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
-from cpnet.options import Parser, above_zero, device_options, net_options, positive, whole, zero_or_more
+from cpnet.options import Parser, above_zero, device_options, net_options, net_settings, positive, whole, zero_or_more
 from cpnet.run_folder import RunFolder, find, first_free
 from cpnet.schedule import schedule
 from cpnet.train import State, Stopping, Trainer
@@ -73,8 +73,7 @@ def new_settings(options, dataset):
     profile = nets.choose(options.profile, nets.PROFILES, "profile")
     crop = nets.crop_size(min(dataset.height, dataset.width))
     name = options.net or ("alexnet" if crop >= nets.NETS["alexnet"].smallest else "mini")
-    table = nets.build(name, (dataset.channels, crop, crop), len(dataset.classes),
-                       options.profile, options.activation, options.lrn)
+    table = nets.build(name, (dataset.channels, crop, crop), len(dataset.classes), **net_settings(options))
     chosen = {"lr": options.lr or table.rate, "epochs": profile.epochs if options.epochs is None else options.epochs,
               "decay": table.decay if options.weight_decay is None else options.weight_decay,
               "schedule": options.schedule or profile.schedule}
