@@ -75,6 +75,23 @@ class Checkpoint:
             for name, array in self.arrays[kind].items():
                 network.set(kind, name, array)
 
+    def initialise(self, network, replace=()):
+        """Give `network` the trained values, but for the layers named in `replace`, which keep the values they have.
+
+        Raises CpnetError for a layer that the net does not have, and for arrays that do not fit and are not replaced.
+        """
+        unknown = set(replace) - {name.rpartition(".")[0] for name in network.parameters}
+        if unknown:
+            raise CpnetError(f"--replace {min(unknown)}: the net has no such layer with weights")
+        fresh = {name: network.get("values", name) for name in network.parameters if name.rpartition(".")[0] in replace}
+        trained = {name: array for name, array in self.arrays["values"].items() if name.rpartition(".")[0] not in replace}
+        try:
+            check_arrays(self.path, fresh | trained, network)
+        except CpnetError as error:
+            raise CpnetError(f"{error}; --replace LAYER starts a layer afresh") from None
+        for name, array in trained.items():
+            network.set("values", name, array)
+
 
 def check_arrays(path, arrays, network):
     """Raises CpnetError unless the arrays read from `path` are the net's parameters: names, shapes, finite values."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from cpnet import launch
 from cpnet.columns import gather, scatter_sum
+from cpnet.errors import CpnetError
 from cpnet.layers import Pass
 from cpnet.ops import sgd, softmax
 
@@ -110,6 +111,16 @@ class Network:
             raise ValueError(f"{name} has the shape {whole.shape}, the net needs {self.parameters[name].shape}")
         for share, own in zip(shares, np.split(whole, len(shares)), strict=True):
             launch.assign(share, np.ascontiguousarray(own, self.dtype))
+
+    def scale_rates(self, scales):
+        """Multiply the learning rates of the layers named: {layer: factor}. Raises CpnetError for one that is not there."""
+        layers = {name.rpartition(".")[0] for name in self.parameters}
+        for layer in scales:
+            if layer not in layers:
+                raise CpnetError(f"--lr-scale {layer}: the net has no such layer with weights; it has {', '.join(layers)}")
+        for segments in self.segments:
+            for segment in segments:
+                segment.rate *= scales.get(segment.name.rpartition(".")[0], 1)
 
     # The passes
 

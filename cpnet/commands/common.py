@@ -29,7 +29,9 @@ def place(settings, options):
     devices = columns.devices(settings.get("devices", "cpu"), table.columns)
     for remark in columns.remarks(devices):
         print(remark, file=sys.stderr)
-    return Network(table, devices, seed=settings["seed"])
+    network = Network(table, devices, seed=settings["seed"])
+    network.scale_rates(settings.get("lr_scale", {}))
+    return network
 
 
 def default_devices(table):

@@ -1,7 +1,10 @@
 """Train a net: the default command."""
+import argparse
+import math
 from pathlib import Path
 
 from cpnet import nets
+from cpnet.checkpoint import Checkpoint
 from cpnet.commands.common import default_devices, open_data, place
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
@@ -24,6 +27,11 @@ def parser(description):
     known.add_argument("--weight-decay", type=zero_or_more, help="of the update rule (default: 0.0005; four-layer 0.004)")
     known.add_argument("--schedule", help="plateau: rate ÷10 when the validation error stops improving, three times; or "
                                            "the epochs to drop after, such as 25,51,79 (default: plateau; as-run 25,51,79)")
+    known.add_argument("--init-from", metavar="CHECKPOINT", help="start from trained weights, on this or other classes")
+    known.add_argument("--replace", type=names, default=[], metavar="LAYERS",
+                       help="with --init-from: start these layers afresh, such as fc8 or fc7,fc8")
+    known.add_argument("--lr-scale", type=scales, default={}, metavar="LAYER=FACTOR,…",
+                       help="of layers that learn slower or faster, such as conv1=0.1,conv2=0.1")
     known.add_argument("--no-mirror", dest="mirror", action="store_false", help="no horizontal reflections")
     known.add_argument("--no-colour", dest="colour", action="store_false", help="no shift of colours")
     known.add_argument("--seed", type=whole, default=0, help="of weights, order, augmentation and dropout")
@@ -36,6 +44,22 @@ def parser(description):
     return known
 
 
+def names(text):
+    """An argument type: names, separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def scales(text):
+    """An argument type: {layer: factor}."""
+    try:
+        pairs = {name.strip(): float(factor) for name, factor in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        pairs = {}
+    if not pairs or not all(0 <= factor < math.inf for factor in pairs.values()):
+        raise argparse.ArgumentTypeError(f"{text!r} does not give layers and factors, such as conv1=0.1,fc8=2")
+    return pairs
+
+
 def main(words, description=__doc__):
     known = parser(description)
     options = known.parse(words)
@@ -43,6 +67,8 @@ def main(words, description=__doc__):
         dataset = open_data(options.data)
         settings, state = new_settings(options, dataset), None
         network = place(settings, options)
+        if options.init_from:
+            Checkpoint(options.init_from).initialise(network, options.replace)
         folder = RunFolder(Path(options.runs) / (options.name or first_free(options.runs, settings["table"]["name"])))
         folder.create(settings, overwrite=options.overwrite)
     else:
@@ -82,7 +108,10 @@ def new_settings(options, dataset):
     if len(dataset.split("train")) < options.batch:
         raise CpnetError(f"{dataset.path}: 'train' has {len(dataset.split('train'))} images, not one full batch of "
                          f"{options.batch}; choose a smaller --batch")
-    same = "batch", "momentum", "mirror", "colour", "seed", "loader_threads", "checkpoint_minutes"
+    if options.replace and not options.init_from:
+        raise CpnetError("--replace names layers that do not start from a checkpoint: give that with --init-from")
+    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "mirror", "colour", "seed", "loader_threads",
+            "checkpoint_minutes")
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
             "devices": options.devices or default_devices(table)}
 
