@@ -49,13 +49,14 @@ def alexnet(image, classes, profile, act, norm, *, columns=2, sixth=False):
     ]
 
 
-def mini(image, classes, profile, act, norm, *, sixth=False):
+def mini(image, classes, profile, act, norm, *, columns=2, sixth=False):
     """The paper's eight layers and two columns in miniature, for images of 28 to 32 pixels.
 
     With a standard deviation of 0.01 such small fan-ins pass on almost nothing and the loss stays at ln(classes). Each std
     here is gain / √fan_in, the gain being what the full net has: 0.01 (0.03 for conv3 to conv5) times √fan_in there.
     """
     trained = {"bias_rate": profile.bias_rate}
+    first, second, third = 16 * columns, 32 * columns, 48 * columns  # one column alone has half of these, as in alexnet
 
     def std(full, fan_in_full, fan_in):
         return full * (fan_in_full / fan_in) ** 0.5
@@ -64,12 +65,12 @@ def mini(image, classes, profile, act, norm, *, sixth=False):
     for _ in range(3):
         final = pool_size(final, 3, 2, True)
     return [
-        Conv("conv1", 32, 5, pad=2, reads="all", std=std(0.01, 363, 25 * image[0]), **trained),
+        Conv("conv1", first, 5, pad=2, reads="all", std=std(0.01, 363, 25 * image[0]), **trained),
         *_in_order(profile, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
-        Conv("conv2", 64, 5, pad=2, std=std(0.01, 1200, 400), bias=1, **trained), act("conv2"), *norm("conv2"),
+        Conv("conv2", second, 5, pad=2, std=std(0.01, 1200, 400), bias=1, **trained), act("conv2"), *norm("conv2"),
         MaxPool("conv2 pool"),
-        Conv("conv3", 96, 3, pad=1, reads="all", std=std(0.03, 2304, 576), **trained), act("conv3"),
-        Conv("conv4", 96, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv4"),
+        Conv("conv3", third, 3, pad=1, reads="all", std=std(0.03, 2304, 9 * second), **trained), act("conv3"),
+        Conv("conv4", third, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv4"),
         Conv("conv5", 64, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
         *([Conv("conv6", 64, 3, pad=1, reads="all", std=std(0.03, 2304, 576), bias=1, **trained), act("conv6")] * sixth),
         Linear("fc6", 1024, std=std(0.01, 9216, 64 * final**2), bias=1, **trained), act("fc6"), Dropout("fc6 dropout"),
@@ -109,6 +110,7 @@ NETS = {
     "alexnet-one-column": Net(partial(alexnet, columns=1), 1, 63, "the one-GPU net of footnote 2"),
     "alexnet-conv6": Net(partial(alexnet, sixth=True), 2, 63, "with a sixth convolution over the last pooling (section 6)"),
     "mini": Net(mini, 2, 8, "the same pattern for images of 28 to 32 pixels"),
+    "mini-one-column": Net(partial(mini, columns=1), 1, 8, "half of mini, as footnote 2 halves alexnet"),
     "mini-conv6": Net(partial(mini, sixth=True), 2, 8, "mini with a sixth convolution"),
     "four-layer": Net(four_layer, 1, 8, "the CIFAR-10 net of figure 1", rate=0.001, decay=0.004),
 }

@@ -56,8 +56,8 @@ above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), nu
 
 def net_options(parser):
     """Options that choose a net."""
-    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-conv6, four-layer (default: by "
-                                      "the images)")
+    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-one-column, mini-conv6, "
+                                      "four-layer (default: by the images)")
     parser.add_argument("--profile", default="paper", help="paper, or as-run: what the authors' own code did otherwise")
     parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
     parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
