@@ -1,8 +1,11 @@
 """What a run leaves behind: the folder runs/<name>/ with its settings, log, curves and checkpoints."""
+import io
 import json
 import os
 import shutil
 from pathlib import Path
+
+import numpy as np
 
 from cpnet.checkpoint import Checkpoint, write_atomically
 from cpnet.errors import CpnetError
@@ -12,7 +15,7 @@ LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"
 
 
 class RunFolder:
-    """runs/<name>/: config.json, log.jsonl, curves.png, checkpoint-last.h5, checkpoint-best.h5."""
+    """runs/<name>/: config.json, log.jsonl, curves.png, checkpoint-last.h5, checkpoint-best.h5, filters/."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -43,6 +46,14 @@ class RunFolder:
         write_atomically(self.path / "log.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
         if history:
             curves(history, self.path / "curves.png")
+
+
+    def write_filters(self, epoch, weights):
+        """Keep the first layer's weights (F, C, R, S) after this epoch: filters/NNN.npy."""
+        content = io.BytesIO()
+        np.save(content, weights, allow_pickle=False)
+        (self.path / "filters").mkdir(exist_ok=True)
+        write_atomically(self.path / "filters" / f"{epoch:03}.npy", content.getbuffer())
 
 
 def first_free(root, net):

@@ -142,6 +142,7 @@ class Trainer:
         self.schedule.after_epoch(state.epoch, result["top1"])
         state.batch = state.images = state.wrong = 0
         state.loss = state.seconds = 0.0
+        self.folder.write_filters(state.epoch, self.network.get("values", "conv1.weight"))
         self.save(best)
         self.folder.write_history(state.history)
         self.say(self._epoch_line(line) + (f"; the rate drops to {self.rate:g}" if self.rate < rate else ""))

@@ -51,7 +51,7 @@ def timeless(lines):
 def test_what_a_run_leaves_behind(squares, tmp_path):
     trainer(squares, tmp_path / "a").train()
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        "config.json", "log.jsonl", "curves.png", "checkpoint-last.h5", "checkpoint-best.h5"}
+        "config.json", "log.jsonl", "curves.png", "checkpoint-last.h5", "checkpoint-best.h5", "filters"}
     lines = log(tmp_path / "a")
     assert [line["epoch"] for line in lines] == [1, 2, 3] and [line["step"] for line in lines] == [6, 12, 18]
     assert [line["lr"] for line in lines] == [0.01, 0.01, 0.001]
