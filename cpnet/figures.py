@@ -72,3 +72,55 @@ def _box(axes, x, y, name, text, colour):
 
 def _size(shape):
     return f"{shape[0]:,}" if len(shape) == 1 else f"{shape[0]} × {shape[1]}×{shape[2]}"
+
+
+def draw_neighbours(dataset, split, queries, found, path):
+    """Figure 4, right: a row for each of `queries` (Q), indices in `split`: the image, then the training images `found`
+    (Q, k), nearest first, as a PNG at `path`. A label in red is not the query's."""
+    rows, across = len(queries), found.shape[1] + 1
+    figure, axes = plt.subplots(rows, across, figsize=(1.3 * across, 1.5 * rows), layout="constrained", squeeze=False)
+    labels = dataset.split("train").labels
+    for row, query, near in zip(axes, queries, found, strict=True):
+        own = dataset.split(split).labels[query]
+        images = [(dataset.read(split, [query])[0], own), *((dataset.read("train", [i])[0], labels[i]) for i in near)]
+        for place, (image, label) in zip(row, images, strict=True):
+            _show(place, image)
+            place.set_title(_short(dataset.classes[label]), fontsize=7, color="C3" if label != own else "0.2")
+        for side in row[0].spines.values():
+            side.set(visible=True, linewidth=2, color="C0")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
+    """Figure 4, left: images uint8 (N, C, H, W), labels (N), probabilities (classes, N) → a PNG at `path`: under each image its
+    label and the `top` most probable classes, the bar of the right one in red."""
+    across, top = min(4, len(images)), min(top, len(classes))
+    rows = -(-len(images) // across)
+    figure, axes = plt.subplots(2 * rows, across, figsize=(2.3 * across, 3.4 * rows), layout="constrained", squeeze=False,
+                                height_ratios=[3, 2] * rows)
+    for place in axes.flat:
+        place.set_axis_off()
+    for n, (image, label) in enumerate(zip(images, labels, strict=True)):
+        shown, bars = axes[n // across * 2, n % across], axes[n // across * 2 + 1, n % across]
+        _show(shown, image)
+        shown.set_title(_short(classes[label]), y=-0.16, fontsize=9, weight="bold")
+        best = probabilities[:, n].argsort(kind="stable")[::-1][:top]
+        bars.barh(range(len(best)), probabilities[best, n], color=["C3" if k == label else "#9fc5e8" for k in best])
+        for place, k in enumerate(best):
+            bars.text(0.02, place, _short(classes[k]), va="center", fontsize=7.5)
+        bars.set(xlim=(0, 1), ylim=(top - 0.4, -0.6))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _show(axes, image):
+    """An image uint8 (C, H, W)."""
+    axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+
+
+def _short(name):
+    """The first of a class's names, cut to fit under an image."""
+    name = name.split(",")[0]
+    return name if len(name) <= 18 else name[:17] + "…"
