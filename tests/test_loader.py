@@ -259,7 +259,7 @@ def test_a_file_cut_short_while_loading(data, tmp_path):
     with Dataset(path) as cut:
         os.truncate(path, cut.splits["train"].pixels.offset + 12 * cut.mean.size)
         with Loader(cut, "train", batch=5, crop=6, mode="centre", threads=2) as loader:
-            with pytest.raises(DataError, match="cut.h5: the file ends inside image 12 of 'train'"):
+            with pytest.raises(DataError, match="cut.h5: .*cut short while open"):
                 within(10, lambda: [None for _ in loader])
 
 
