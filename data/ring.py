@@ -104,7 +104,7 @@ class Ring:
             self.wanted += 1
             self.pieces += 1
             self.ready_sum += ready
-            if waits:
+            if waits and self.pieces > 1:  # the first is always waited for
                 self.waits += 1
                 self.seconds += perf_counter() - max(asked, began)
             return result

@@ -9,6 +9,7 @@ from cpnet.options import Parser, above_zero, device_options, net_options, posit
 from cpnet.run_folder import RunFolder, find, first_free
 from cpnet.schedule import schedule
 from cpnet.train import State, Stopping, Trainer
+from data.order import SHUFFLES
 
 MAY_CHANGE = "epochs", "devices", "loader_threads", "checkpoint_minutes"  # when a run is resumed
 
@@ -24,6 +25,8 @@ def parser(description):
     known.add_argument("--weight-decay", type=zero_or_more, help="of the update rule (default: 0.0005; four-layer 0.004)")
     known.add_argument("--schedule", help="plateau: rate ÷10 when the validation error stops improving, three times; or "
                                            "the epochs to drop after, such as 25,51,79 (default: plateau; as-run 25,51,79)")
+    known.add_argument("--shuffle", choices=SHUFFLES, default="full",
+                       help="full; or blocks, for a file larger than memory on a disk that seeks slowly (docs/data.md)")
     known.add_argument("--no-mirror", dest="mirror", action="store_false", help="no horizontal reflections")
     known.add_argument("--no-colour", dest="colour", action="store_false", help="no shift of colours")
     known.add_argument("--seed", type=whole, default=0, help="of weights, order, augmentation and dropout")
@@ -83,7 +86,7 @@ def new_settings(options, dataset):
     if len(dataset.split("train")) < options.batch:
         raise CpnetError(f"{dataset.path}: 'train' has {len(dataset.split('train'))} images, not one full batch of "
                          f"{options.batch}; choose a smaller --batch")
-    same = "batch", "momentum", "mirror", "colour", "seed", "loader_threads", "checkpoint_minutes"
+    same = "batch", "momentum", "shuffle", "mirror", "colour", "seed", "loader_threads", "checkpoint_minutes"
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
             "devices": options.devices or default_devices(table)}
 
