@@ -4,6 +4,8 @@ import threading
 from collections import namedtuple
 from time import perf_counter
 
+from data.errors import DataError
+
 Health = namedtuple("Health", "pieces ready waits seconds")
 Health.__doc__ = """How a ring keeps up: pieces handed out; how many were ready when one was asked for, on average; how often
 and how long the consumer had to wait for work (not for a slot that a GPU was still reading)."""
@@ -41,9 +43,9 @@ class Ring:
                 thread.start()
                 with self.changed:
                     self.alive += 1
-        except BaseException:
+        except RuntimeError as error:
             self.close()
-            raise
+            raise DataError(f"a loader thread could not be started ({error}): fewer --loader-threads may do") from error
 
     def _run(self):
         death = None
@@ -96,7 +98,7 @@ class Ring:
             if self.closed:
                 raise RuntimeError("this loader is closed; make a new one")
             if self.wanted not in self.done:
-                raise RuntimeError(f"a loader thread died: {self.death!r}") from self.death
+                raise DataError(f"a loader thread died of {self.death!r}; start again, with --resume") from self.death
             result, error, began = self.done[self.wanted]
             if error is not None:
                 raise error

@@ -34,14 +34,23 @@ class Event:
 
 
 class Streams:
-    """What devices have been given to do, by stream; each thing is done as late as it may be: when somebody waits for it."""
+    """What devices have been given to do, by stream; each thing is done as late as it may be: when somebody waits for it.
 
-    def __init__(self):
-        self.queues, self.lock = defaultdict(deque), threading.RLock()
+    only: a word in the names of the streams that are late; the others do at once what they are given.
+    """
+
+    def __init__(self, only):
+        self.only, self.queues, self.lock = only, defaultdict(deque), threading.RLock()
+
+    def give(self, stream, action):
+        if self.only in stream:
+            self.queues[stream].append(action)
+        else:
+            action()
 
     def record(self, stream):
         event = Event(stream)
-        self.queues[stream].append(lambda: setattr(event, "passed", True))
+        self.give(stream, lambda: setattr(event, "passed", True))
         return event
 
     def until(self, event):
@@ -66,8 +75,9 @@ class Runner:
     streams = None  # Streams, in `late`
 
     @contextmanager
-    def late(self):
-        self.streams = Streams()
+    def late(self, only=""):
+        """Meanwhile everything is late, or the streams with `only` in their names."""
+        self.streams = Streams(only)
         try:
             yield self.streams
             self.streams.finish()
@@ -77,7 +87,7 @@ class Runner:
     def give(self, action, stream=None):
         """Have `action` done by a stream, the current device's own if it has no name."""
         if self.streams:
-            self.streams.queues[stream or self.current].append(action)
+            self.streams.give(stream or self.current, action)
         else:
             action()
 
