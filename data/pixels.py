@@ -60,9 +60,9 @@ class FilePixels:
                 os.posix_fadvise(self.fd, self.offset + place, length, os.POSIX_FADV_WILLNEED)
 
     def _read_run(self, image, out):
-        self._fill(image, memoryview(out.reshape(-1)))
+        self.read_bytes(image, memoryview(out.reshape(-1)))
 
-    def _fill(self, image, target):
+    def read_bytes(self, image, target):
         """The bytes from the beginning of `image` on, until `target` is full."""
         done, place = 0, int(self.starts[image])
         while done < len(target):  # one call may bring less than it was asked for: the kernel stops at 2 GiB
@@ -105,7 +105,7 @@ class JpegPixels(FilePixels):
     def _read_run(self, image, out):
         first = int(self.starts[image])
         stored = bytearray(int(self.starts[image + len(out)]) - first)
-        self._fill(image, memoryview(stored))
+        self.read_bytes(image, memoryview(stored))
         for k, pixels in enumerate(out, image):
             jpeg = memoryview(stored)[int(self.starts[k]) - first:int(self.starts[k + 1]) - first]
             try:
