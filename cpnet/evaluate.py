@@ -1,4 +1,4 @@
-"""Errors of a net on a split (sections 2, 4.1 and 6): top-1, top-5 and loss, from the central crop or from ten views."""
+"""What a net says of a whole split, from the central crop or from ten views (sections 2, 4.1 and 6)."""
 import numpy as np
 from tqdm import tqdm
 
@@ -8,8 +8,7 @@ from cpnet.launch import to_host
 from cpnet.layers import Pass
 from cpnet.nets import crop_size
 from cpnet.ops import softmax
-
-TOP = 5
+from cpnet.scores import scores
 
 
 class Stopped(Exception):
@@ -31,32 +30,22 @@ def probabilities(network, images):
     return to_host(softmax.softmax(network.forward(images, Pass())))
 
 
-def evaluate(network, dataset, split="val", *, crops=1, batch=128, threads=1, progress=False, stop=lambda: False):
-    """{"loss", "top1", "top5", "images"}: errors as fractions, loss the mean cross-entropy.
+def predict_split(network, dataset, split, *, crops=1, batch=128, threads=1, progress=False, stop=lambda: False):
+    """Probabilities float (N, classes) for the images of a split, in its order.
 
-    With ten `crops` the softmax is averaged over the four corners, the centre and their mirrors, and the loss is that of
-    the average. Raises Stopped once `stop()` is true.
+    With ten `crops`, the average over the four corners, the centre and their mirrors. Raises Stopped once `stop()` is true.
     """
-    loss = wrong = wrong5 = seen = 0
+    result = np.empty((len(dataset.split(split)), len(dataset.classes)), network.dtype)
     batch = max(1, batch // crops)
     with Feed(network, dataset, split, batch=batch, mode="centre" if crops == 1 else "ten", threads=threads) as feed:
-        for images, labels, _ in tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress):
+        for images, _, indices in tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress):
             if stop():
                 raise Stopped
-            n = len(labels)
-            if crops == 1:
-                labels = network.devices[0].put(labels)
-                logits = network.forward(images, Pass())
-                losses = softmax.cross_entropy_forward(logits, labels, check=False)
-                loss += float(to_host(losses).sum(dtype=np.float64))
-                rank = to_host(softmax.label_rank(logits, labels))
-            else:
-                mean = probabilities(network, images).reshape(-1, crops, n).mean(axis=1)
-                labels = to_host(labels)
-                right = mean[labels, np.arange(n)]
-                loss -= float(np.log(np.maximum(right, np.finfo(mean.dtype).tiny)).sum(dtype=np.float64))
-                rank = softmax.label_rank(mean, labels)
-            wrong += int((rank >= 1).sum())
-            wrong5 += int((rank >= min(TOP, len(dataset.classes))).sum())
-            seen += n
-    return {"loss": loss / seen, "top1": wrong / seen, "top5": wrong5 / seen, "images": seen}
+            chances = probabilities(network, images)
+            result[indices] = chances.reshape(len(chances), crops, -1).mean(axis=1).T
+    return result
+
+
+def evaluate(network, dataset, split="val", **options):
+    """scores.scores of the net on a split: {"loss", "top1", "top5", "images"}. options: of predict_split."""
+    return scores(predict_split(network, dataset, split, **options), dataset.split(split).labels)

@@ -1,5 +1,6 @@
 """Pictures of a run."""
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no screen)
@@ -124,3 +125,22 @@ def _short(name):
     """The first of a class's names, cut to fit under an image."""
     name = name.split(",")[0]
     return name if len(name) <= 18 else name[:17] + "…"
+
+
+def draw_confusion(table, classes, path):
+    """How many images of class i (rows) were taken for class j, int (classes, classes), as a PNG at `path`."""
+    count = len(classes)
+    side = min(12, 3 + 0.45 * count)
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    share = table / table.sum(axis=1, keepdims=True).clip(1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="taken for", ylabel="is", title=f"error {1 - table.trace() / max(table.sum(), 1):.2%}")
+    if count <= 30:
+        names = [_short(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=60, ha="right")
+        axes.set_yticks(range(count), names)
+        for (i, j), number in np.ndenumerate(table):
+            if number:
+                axes.text(j, i, f"{number}", ha="center", va="center", fontsize=7, color="w" if share[i, j] > 0.5 else "0.2")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
