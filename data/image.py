@@ -14,7 +14,7 @@ from data.dataset import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # no others: Pillow would run Ghostscript on an EPS file
-LARGEST = 1 << 26  # pixels, 8192×8192: up to 256 MiB as Pillow holds them, twice that while they are decoded or converted
+LARGEST = 1 << 25  # pixels, those of an 8K screen: WebP takes 16 bytes each while decoding, the others less; JPEGs half as much
 
 # What Pillow warns of either stops it, and is reported then, or does not touch the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -44,8 +44,8 @@ def load_image(source, size, channels=3, name=None):
             f"is not an image that can be read: neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}, or damaged at its start")
         raise DataError(f"{name}: {reason}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: has more than {LARGEST / 1e6:.0f} million pixels, too many to decode within bounded memory; "
-                        "scale it down") from error
+        raise DataError(f"{name}: has too many pixels to decode within bounded memory (at most {2 * LARGEST / 1e6:.0f} million in "
+                        f"a JPEG, {LARGEST / 1e6:.0f} million in others); scale it down") from error
     except Exception as error:  # decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, …
         raise DataError(f"{name}: cannot be decoded: {_printable(error) or type(error).__name__}") from error
     if channels == 1:
@@ -70,8 +70,8 @@ def _printable(text):
 
 def _square(image, size):
     """The opened image's central square as an RGB image (size, size)."""
-    if image.width * image.height > LARGEST:
-        raise Image.DecompressionBombError  # as Pillow does at nearly three times as many
+    if image.width * image.height > LARGEST * (2 if image.format in ("JPEG", "MPO") else 1):
+        raise Image.DecompressionBombError  # as Pillow does, but at 179 million
     image.draft(None, (2 * size, 2 * size))  # large JPEGs decode at 1/2, 1/4, 1/8; detail to spare remains
     image.load()  # before its size is used: Pillow turns a TIFF as that format's own orientation tag says
     number = image.mode[0] in "IF"  # I;16, I or F: one value a pixel, of 16 or 32 bits

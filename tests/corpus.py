@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import sys
@@ -211,7 +212,7 @@ def pngs():
     yield "orientation 6.png", save(picture(), "PNG", exif=oriented(6)), COLOURS
     yield "16 million pixels.png", png(4000, 4000, 1, 0, bytes(501 * 4000)), [[0] * 3] * 4
     yield "20000 by 20000.png", png(20000, 20000, 1, 0, bytes(2501 * 20)), REFUSED
-    yield "100 million pixels.png", png(10000, 10000, 1, 0, bytes(1251 * 100)), REFUSED
+    yield "36 million pixels.png", png(6000, 6000, 1, 0, bytes(751 * 6000)), REFUSED
     yield "no width.png", png(0, 9, 8, 2, bytes(9)), REFUSED
     text = b"a\0\0" + zlib.compress(bytes(99 << 20))
     yield "compressed text of 99 MB.png", png(48, 36, 8, 0, bytes(49 * 36), [(b"zTXt", text)]), EITHER
@@ -370,8 +371,14 @@ def report(root):
             except DataError as error:
                 result = {"error": str(error)}
             print(json.dumps({"path": path, "seconds": time.monotonic() - start, **result}), flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"megabytes": peak / (1e6 if sys.platform == "darwin" else 1e3)}))
+    print(json.dumps({"megabytes": peak_megabytes()}))
+
+
+def peak_megabytes():
+    """The most memory that this process ever used."""
+    if sys.platform == "linux":  # where getrusage also counts what the parent had used
+        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 if __name__ == "__main__":
