@@ -44,8 +44,8 @@ def load_image(source, size, channels=3, name=None):
             f"is not an image that can be read: neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}, or damaged at its start")
         raise DataError(f"{name}: {reason}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: has too many pixels to decode within bounded memory (at most {2 * LARGEST / 1e6:.0f} million in "
-                        f"a JPEG, {LARGEST / 1e6:.0f} million in others); scale it down") from error
+        raise DataError(f"{name}: has too many pixels to decode within bounded memory (at most {2 * LARGEST / 1e6:.0f} million "
+                        f"in a JPEG, {LARGEST / 1e6:.0f} million in others); scale it down") from error
     except Exception as error:  # decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, …
         raise DataError(f"{name}: cannot be decoded: {_printable(error) or type(error).__name__}") from error
     if channels == 1:
