@@ -91,3 +91,14 @@ def test_grey_sets_take_any_picture():
             image = load_image(io.BytesIO(kind.data), corpus.SIZE, channels=1)
             assert image.shape == (1, corpus.SIZE, corpus.SIZE)
             assert np.abs(corpus.quadrants(image.repeat(3, axis=0)) - corpus.grey(kind.expect)).max() <= 6
+
+
+def test_no_program_is_started(tmp_path, monkeypatch):
+    """Pillow has Ghostscript run what is in an EPS file, whatever that file is called."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    data = corpus.save(corpus.picture(), "EPS")
+    with pytest.raises(DataError, match="is not an image that can be read"):
+        load_image(io.BytesIO(data), 8, name="a.jpg")
+    assert not (tmp_path / "started").exists()
