@@ -5,6 +5,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
+import h5py
 import numpy as np
 from tqdm import tqdm
 
@@ -14,6 +15,9 @@ SAMPLE = 10_000  # training images that mean and colours are recomputed on; of s
 PIECE_BYTES = 4 << 20  # pixels that a thread reads at a time
 # What may differ: five standard errors of the sample's mean (0 if the sample is the whole set), and this for rounding:
 SIGMAS, MEAN_SLACK, COLOUR_SLACK = 5, 1e-3, 1e-4  # grey levels; share of the largest variance
+# Of sets stored as JPEGs, whose statistics may be those of the images before that. What an image's pixels lose (up to 8 grey
+# levels, root mean square) averages out over the set; not so the variance, as JPEGs are a little smoother.
+JPEG_PIXEL, JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK = 8, 0.1, 0.05
 SHOWN = 5  # classes, unreadable images and the like that are named
 
 
@@ -171,9 +175,12 @@ def _statistics(dataset, moments, findings):
         return  # none could be read, which has been said
     error_scale = SIGMAS * np.sqrt((1 - n / size) / n)
     of = f"of all {n:,} training images" if n == size else f"of {n:,} of {size:,} training images"
-    mean = moments.total / n
+    mean, mean_slack, colour_slack = moments.total / n, MEAN_SLACK, COLOUR_SLACK
+    with h5py.File(dataset.path) as file:
+        if "jpeg" in file["train"]:
+            mean_slack, colour_slack = JPEG_MEAN_SLACK + JPEG_PIXEL / np.sqrt(n), JPEG_COLOUR_SLACK
     difference = np.sqrt(np.mean((mean - dataset.mean) ** 2))
-    allowed = MEAN_SLACK + error_scale * np.sqrt(np.mean(moments.squares / n - mean**2).clip(0))
+    allowed = mean_slack + error_scale * np.sqrt(np.mean(moments.squares / n - mean**2).clip(0))
     _compare(findings, f"mean image {of}", difference, allowed, "grey levels (root mean square)")
     if dataset.pca is None:
         return
@@ -185,7 +192,7 @@ def _statistics(dataset, moments, findings):
     second = moments.second / n
     spread = np.sqrt((moments.fourth / n - second**2).clip(0))
     difference = np.abs(second - (vectors * std**2) @ vectors.T)
-    allowed = COLOUR_SLACK * np.diag(second).max() + error_scale * spread
+    allowed = colour_slack * np.diag(second).max() + error_scale * spread
     worst = np.unravel_index((difference - allowed).argmax(), difference.shape)
     _compare(findings, f"covariance of colours {of}", difference[worst], allowed[worst],
              f"at worst, of variances up to {np.diag(second).max():.0f}")
