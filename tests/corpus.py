@@ -312,7 +312,7 @@ def no_images():
 def names():
     """Good pictures with names in any script."""
     for name in ("写真", "фотография", "صورة", "תמונה", "भारत", "e\u0301tat", "📷", "a 'quoted' \"name\"", "-rf", "$HOME `x`",
-                 "two\nlines", "x" * 245, "%s%d{0}", "..jpg", "\x1b[31mred"):
+                 "two\nlines", "x" * 245, "%s%d{0}", "two..dots", "\x1b[31mred"):
         yield f"{name}.jpg", jpeg(picture()), COLOURS
     if sys.platform == "linux":  # elsewhere names are Unicode
         yield os.fsdecode(b"latin-1 caf\xe9.jpg"), jpeg(picture()), COLOURS
