@@ -25,6 +25,7 @@ from PIL import Image, TiffImagePlugin
 
 from data.dataset import DataError
 from data.image import load_image
+from tests.surgery import change, frame, join, jpeg, png, put, save, segments, with_segment
 
 Kind = namedtuple("Kind", "name data expect")
 Kind.__doc__ = """A file: its name and bytes, and what must become of it.
@@ -53,50 +54,6 @@ def grey(colours=COLOURS):
     return (np.asarray(colours) @ (0.299, 0.587, 0.114)).round()[:, None].repeat(3, axis=1)
 
 
-def save(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-jpeg = functools.partial(save, kind="JPEG", quality=95, subsampling=0)
-
-
-def segments(data):
-    """A JPEG taken apart: [(marker, payload)], the scan and all that follows it as the payload of marker 0."""
-    parts, place = [], 2
-    while data[place + 1] != 0xDA:
-        length = int.from_bytes(data[place + 2:place + 4], "big")
-        parts.append((data[place + 1], data[place + 4:place + 2 + length]))
-        place += 2 + length
-    return [*parts, (0, data[place:])]
-
-
-def join(parts):
-    return b"\xff\xd8" + b"".join(payload if marker == 0 else struct.pack(">BBH", 255, marker, len(payload) + 2) + payload
-                                  for marker, payload in parts)
-
-
-def change(data, change_one):
-    """A JPEG with each segment replaced by change_one(marker, payload): another payload, or None to leave it out."""
-    changed = [(marker, change_one(marker, payload)) for marker, payload in segments(data)]
-    return join([(marker, payload) for marker, payload in changed if payload is not None])
-
-
-def put(data, place, value):
-    """Bytes with `value` written over those at `place`."""
-    return data[:place] + value + data[place + len(value):]
-
-
-def frame(data, place, value):
-    """A JPEG with bytes of its frame header replaced: 0 precision, 1 height, 3 width, 5 number of components."""
-    return change(data, lambda marker, payload: put(payload, place, value) if marker in (0xC0, 0xC2) else payload)
-
-
-def with_segment(data, marker, payload):
-    return join([(marker, payload), *segments(data)])
-
-
 def ycck():
     """A YCCK JPEG as Photoshop writes it. Pillow writes CMYK only, so: channels chosen such that what it stores is Y Cb Cr of
     the ink and the inverted black, and the Adobe marker's transform then says so."""
@@ -105,15 +62,6 @@ def ycck():
     black = np.full((*ink.shape[:2], 1), 255, np.uint8)
     data = jpeg(Image.fromarray(255 - np.concatenate([stored, black], axis=2), mode="CMYK"))
     return change(data, lambda marker, payload: payload[:11] + b"\2" if marker == 0xEE else payload)
-
-
-def png(width, height, depth, colour, raw, extra=()):
-    """A PNG from its parts: bit depth, colour type, raw lines (each with its filter byte), extra (name, payload) chunks."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
-        for name, payload in chunks)
 
 
 def sixteen_bit_png(alpha=False):
