@@ -105,10 +105,18 @@ def test_no_program_is_started(tmp_path, monkeypatch):
     assert not (tmp_path / "started").exists()
 
 
+def is_text(path):
+    try:
+        return bool(path.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 @pytest.mark.xfail(strict=True, reason="prepare stops at the first damaged file; once it lists them, take this mark away")
 def test_prepare_takes_them_all(tmp_path):
     """Each file is in the data set or listed with its reason; nothing else is written."""
     kinds, out = corpus.write(tmp_path / "photos"), tmp_path / "out" / "set.h5"
+    nameless = [path for path in kinds if not is_text(path)]  # counted on stderr: such a name fits into no text file
     out.parent.mkdir()
     done = run("prepare", tmp_path / "photos", out, "--size", corpus.SIZE, cwd=tmp_path)
     assert done.returncode == 1, done.stderr  # a third of them is more than may be left out
@@ -119,8 +127,9 @@ def test_prepare_takes_them_all(tmp_path):
     with Dataset(out) as dataset:
         found = {(dataset.classes[label], image.tobytes()) for split in dataset.splits.values()
                  for label, image in zip(split.labels, split.read(range(len(split))), strict=True)}
-        assert sum(len(split) for split in dataset.splits.values()) + len(listed) == len(kinds)
-    for path in map(Path, kinds):
+        assert sum(len(split) for split in dataset.splits.values()) + len(listed) == len(kinds) - len(nameless)
+    assert f"left out {len(nameless)} files" in done.stderr or not nameless
+    for path in map(Path, kinds.keys() - nameless):
         lines = [line for line in listed
                  if any(str(value).endswith(f"{path.parent.name}/{path.name}") for value in line.values())]
         try:
