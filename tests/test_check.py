@@ -8,6 +8,7 @@ import run
 from data.check import check
 from data.dataset import DataError, Dataset
 from data.sheet import SHOWN, TILE, contact_sheet
+from tests import corpus
 from tests.helpers import small_set
 
 
@@ -156,3 +157,39 @@ def test_a_thousand_classes_fit_on_a_sheet(tmp_path):
         contact_sheet(dataset, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert 24 * TILE < sheet.height < 30 * TILE
+
+
+@pytest.fixture
+def jpegs(colour, rng):
+    """A set of pictures as smooth as photographs, stored as JPEGs, with the statistics of the pictures before that."""
+    with h5py.File(colour, "r+") as file:
+        for part in ("train", "val"):
+            count = len(file[f"{part}/labels"])
+            small = rng.integers(0, 128, (count, 1, 1, 3)) + rng.integers(0, 128, (count, 4, 4, 1))  # a colour, light and dark
+            pictures = [Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC) for pixels in small.astype(np.uint8)]
+            stored = [corpus.save(picture, "JPEG", quality=95) for picture in pictures]
+            del file[f"{part}/images"]
+            file[f"{part}/jpeg"] = np.frombuffer(b"".join(stored), np.uint8)
+            file[f"{part}/offsets"] = np.cumsum([0] + [len(data) for data in stored])
+            if part == "train":
+                pixels = np.stack(pictures).astype(np.float64)
+                values, vectors = np.linalg.eigh(np.cov(pixels.reshape(-1, 3).T, bias=True))
+                file["mean"][...] = pixels.mean(axis=0).transpose(2, 0, 1)
+                file["pca/std"][...], file["pca/vectors"][...] = np.sqrt(values[::-1]), vectors[:, ::-1]
+    return colour
+
+
+@pytest.mark.parametrize("sample", [40, 10_000])
+def test_a_set_of_jpegs(jpegs, sample):
+    assert found(jpegs, sample=sample).errors == []
+    tamper(jpegs, "mean", lambda mean: mean[::-1] + 50)
+    assert any("mean image" in line for line in found(jpegs, sample=sample).errors)
+
+
+def test_damaged_jpegs_are_counted(jpegs):
+    with h5py.File(jpegs, "r+") as file:
+        for k in (5, 17):
+            place = file["val/offsets"][k]
+            file["val/jpeg"][place:place + 20] = 0
+    errors = found(jpegs).errors
+    assert len(errors) == 1 and "2 images of 'val' cannot be read" in errors[0] and "image 5 of 'val'" in errors[0]
