@@ -15,9 +15,8 @@ SAMPLE = 10_000  # training images that mean and colours are recomputed on; of s
 PIECE_BYTES = 4 << 20  # pixels that a thread reads at a time
 # What may differ: five standard errors of the sample's mean (0 if the sample is the whole set), and this for rounding:
 SIGMAS, MEAN_SLACK, COLOUR_SLACK = 5, 1e-3, 1e-4  # grey levels; share of the largest variance
-# Of sets stored as JPEGs, whose statistics may be those of the images before that. What an image's pixels lose (up to 8 grey
-# levels, root mean square) averages out over the set; not so the variance, as JPEGs are a little smoother.
-JPEG_PIXEL, JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK = 8, 0.1, 0.05
+# Of sets stored as JPEGs, whose statistics are those of the images before that, this: sharp edges of colour lose most.
+JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK = 4, 0.05
 SHOWN = 5  # classes, unreadable images and the like that are named
 
 
@@ -178,7 +177,7 @@ def _statistics(dataset, moments, findings):
     mean, mean_slack, colour_slack = moments.total / n, MEAN_SLACK, COLOUR_SLACK
     with h5py.File(dataset.path) as file:
         if "jpeg" in file["train"]:
-            mean_slack, colour_slack = JPEG_MEAN_SLACK + JPEG_PIXEL / np.sqrt(n), JPEG_COLOUR_SLACK
+            mean_slack, colour_slack = JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK
     difference = np.sqrt(np.mean((mean - dataset.mean) ** 2))
     allowed = mean_slack + error_scale * np.sqrt(np.mean(moments.squares / n - mean**2).clip(0))
     _compare(findings, f"mean image {of}", difference, allowed, "grey levels (root mean square)")
