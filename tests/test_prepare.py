@@ -72,15 +72,6 @@ def test_other_kinds_of_image(tmp_path, rng):
     np.testing.assert_array_equal(load_image(tmp_path / "rgb.png", 20, channels=1), [grey])
 
 
-def test_photographs_are_turned_upright(tmp_path, rng):
-    base = photograph(rng, 20, 20)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated 90° clockwise
-    base.save(tmp_path / "a.png", exif=exif)
-    expected = np.rot90(np.asarray(base), -1).transpose(2, 0, 1)
-    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 20), expected)
-
-
 def test_files_that_are_no_images(tmp_path, rng):
     (tmp_path / "text.jpg").write_text("hello\nworld\n" * 10)
     (tmp_path / "empty.jpg").write_bytes(b"")
