@@ -9,6 +9,7 @@ import numpy as np
 from data.dataset import DataError
 
 LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker holds one at a time
+BLOCK = 1 << 12
 NAMES = np.dtypes.StringDType()  # a million names in tens of megabytes
 
 
@@ -42,7 +43,8 @@ class Encoded:
 
     def identify(self, digest):
         """Add to a hashlib digest all that tells these images from others without reading them."""
-        digest.update("\n".join(self.names).encode("utf-8", "surrogateescape"))
+        for start in range(0, len(self), BLOCK):  # not all of the names at once
+            digest.update("\n".join(self.names[start:start + BLOCK]).encode())
         for column in (self.sizes, self.stamps, self.offsets, self.which):
             digest.update(b"" if column is None else column.tobytes())
 

@@ -108,7 +108,7 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
             print(f"{out}: going on after {done:,} images", file=sys.stderr)
         for name, (images, _) in listing.parts.items():
             part.begin(name)
-            _convert(part, name, images, pool, 2 * workers)
+            _convert(part, name, images, pool, workers + 4)
             if not part.stored(name):
                 first = part.skipped(name)[0]
                 part.discard()
