@@ -76,6 +76,10 @@ def test_jpeg_store(tmp_path, rng):
     raw = prepare(source, str(tmp_path / "raw.h5"), **options)
     done = prepare(source, str(tmp_path / "jpeg.h5"), store="jpeg", **options)
     assert done[1:] == raw[1:] == (20, 1)
+    with Dataset(done.out) as jpegs, Dataset(raw.out) as pixels:
+        for split in "train", "val":
+            every = range(len(pixels.splits[split]))
+            assert np.abs(jpegs.read(split, every).astype(int) - pixels.read(split, every)).mean() < 8
     with h5py.File(done.out) as jpegs, h5py.File(raw.out) as pixels:
         assert jpegs.keys() == pixels.keys() and list(jpegs["train"]) == ["jpeg", "labels", "offsets"]
         for name in "mean", "pca/std", "pca/vectors", "classes", "train/labels", "val/labels":
