@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from data.dataset import DataError
+from data.errors import DataError
 
 ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
 TRAIN, TEST, NAMES = tuple(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin", "batches.meta.txt"

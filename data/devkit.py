@@ -1,13 +1,15 @@
 """ILSVRC's development kit: which number is which synset, its words, and the labels of the validation images."""
 
+import io
 import os
 import re
 import tarfile
+import zlib
 from collections import namedtuple
 
 import numpy as np
 
-from data.dataset import DataError
+from data.errors import DataError
 
 NAME = re.compile(r"ILSVRC\d{4}_devkit.*(\.tar\.gz|\.tgz|\.tar)$|devkit-1\.0(\.tar\.gz)?$|ILSVRC\d{4}_devkit[^.]*$")
 TRUTH = re.compile(r"(val|test)[a-z]*_ground_truth\.txt$")
@@ -23,7 +25,7 @@ def find_devkit(source):
     found = sorted(name for name in os.listdir(source) if NAME.match(name))
     if not found:
         return None
-    if len({name[:10] for name in found}) > 1:
+    if len({name[:len("ILSVRC2012")] for name in found if name.startswith("ILSVRC")}) > 1:
         raise DataError(f"{source}: holds development kits of two years, {found[0]} and {found[-1]}; keep one of them")
     path = os.path.join(source, found[0])
     files = _read_files(path)
@@ -52,12 +54,12 @@ def _read_files(path):
                 for full in (os.path.join(place, name) for name in names):
                     keep(full, os.path.getsize(full), lambda full=full: _read(full))
         else:
-            with tarfile.open(path) as tar:
+            with tarfile.open(path, "r:" if path.endswith(".tar") else "r:gz") as tar:
                 for member in tar:
                     if member.isreg():
                         keep(member.name, member.size, lambda member=member: tar.extractfile(member).read())
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:  # zlib.error is among what tarfile turns into these
-        raise DataError(f"{path}: cannot be read: {error}; download it again") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; download it again") from error
     return files
 
 
@@ -69,19 +71,18 @@ def _read(path):
 def _read_meta(where, data):
     """({id: WNID}, {WNID: words}) of the synsets that are classes: those without children."""
     try:
-        from io import BytesIO
-
-        from scipy.io import loadmat
+        from scipy.io import loadmat  # here, as nothing else needs it
     except ImportError as error:
         raise DataError(f"{where}: is read by SciPy, which is not installed: pip install scipy") from error
     try:
-        table = np.atleast_1d(loadmat(BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"])
+        table = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"])
         number = next(name for name in table.dtype.names if re.fullmatch(r"ILSVRC\d{4}_ID", name))
         leaves = [row for row in table if int(row["num_children"]) == 0]
         synsets = {int(row[number]): str(row["WNID"]) for row in leaves}
         words = {str(row["WNID"]): str(row["words"]) for row in leaves}
     except Exception as error:  # loadmat raises nearly anything on a damaged file
-        raise DataError(f"{where}: is not the synsets of ILSVRC: {type(error).__name__} {error}") from error
+        raise DataError(f"{where}: is not the synsets of ILSVRC: {type(error).__name__} "
+                        + " ".join(str(error).split())) from error
     return synsets, words
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.dataset import DataError
+from data.errors import DataError
 
 LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker holds one at a time
 BLOCK = 1 << 12

@@ -10,19 +10,25 @@ from data.image import SUFFIXES
 
 
 def class_folders(root):
-    """The sorted names of the folders in `root`, hidden ones left out; none if it is no folder."""
+    """The sorted names of the folders in `root`, but for hidden ones and a data set in the making; none if it is no folder."""
     if not os.path.isdir(root):
         return []
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries
+                      if entry.is_dir() and not entry.name.startswith(".") and not entry.name.endswith(".h5.part"))
 
 
 def list_images(source, folder, left_out, deep=True):
     """The images in source/folder (`deep`: and below), Encoded, sorted by their paths.
 
     Files not named like images, and what is no plain file (a broken link), are appended to left_out; hidden files are not.
+    Raises OSError for a folder that cannot be read.
     """
+    def refuse(error):  # os.walk would pass over a folder that it may not read
+        raise error
+
     rows = []
-    for place, below, names in os.walk(os.path.join(source, folder)):
+    for place, below, names in os.walk(os.path.join(source, folder), onerror=refuse):
         if not deep:
             below.clear()
         for name in names:

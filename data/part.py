@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.moments import Statistics
 from data.writer import check_place, publish, write_header, write_statistics
 

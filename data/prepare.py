@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.cifar import find_cifar, read_cifar
-from data.dataset import DataError
 from data.encoded import SourceError
+from data.errors import DataError
 from data.idx import choose_names, find_idx, read_pair
 from data.image import load_image
 from data.moments import Statistics
@@ -96,7 +96,10 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
         raise DataError(f"{source}: images of size {size} cannot be made; size must be at least 1")
     if store not in STORES:
         raise DataError(f"there is no store '{store}'; there are {', '.join(STORES)}")
-    listing = list_source(source, val_fraction, seed)
+    try:
+        listing = list_source(source, val_fraction, seed)
+    except OSError as error:
+        raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
     workers = workers or os.cpu_count()
     how = f"{listing.how}; shorter side to {size}, central square" + (f", JPEG quality {QUALITY}" if store == "jpeg" else "")
     job = {"size": size, "store": store, "version of Pillow": PIL.__version__, "source": how,

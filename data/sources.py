@@ -7,10 +7,11 @@ from collections import namedtuple
 
 import numpy as np
 
-from data.dataset import SPLITS, DataError
+from data.dataset import SPLITS
 from data.devkit import NAME as DEVKIT
 from data.devkit import find_devkit, read_labels
 from data.encoded import join
+from data.errors import DataError
 from data.folders import class_folders, list_images
 from data.split import stratified_split
 from data.tars import apply_patches, index_tar

@@ -192,6 +192,27 @@ def test_folders_that_are_not_in_order(tmp_path, rng):
     refuse("train: holds images, but not in a folder for each class")
 
 
+def test_a_folder_that_may_not_be_read(tmp_path, rng, monkeypatch):
+    source = folders(tmp_path / "s", rng, {"a": 2, "b": 2})
+    true = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything
+    with pytest.raises(DataError, match="s/b: cannot be read: Permission denied"):
+        prepare(source, str(tmp_path / "out.h5"), size=8)
+
+
+def test_the_file_may_lie_among_the_class_folders(tmp_path, rng):
+    source = folders(tmp_path / "s", rng, {"a": 4, "b": 4})
+    (tmp_path / "s" / "out.h5.part").mkdir()  # begun earlier
+    with Dataset(prepared(source, str(tmp_path / "s" / "out.h5"), size=8)) as data:
+        assert data.classes == ["a", "b"]
+
+
 def test_a_class_called_train(tmp_path, rng):
     source = folders(tmp_path / "s", rng, {"bus": 5, "train": 5})
     with Dataset(prepared(source, str(tmp_path / "out.h5"), size=8)) as data:

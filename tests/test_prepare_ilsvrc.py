@@ -1,6 +1,8 @@
 """ILSVRC as downloaded: labels, names and pixels of miniatures, and archives that are not as they should be."""
 import gzip
 import io
+import shutil
+import sys
 import tarfile
 
 import h5py
@@ -63,9 +65,10 @@ def test_unpacked_in_whole_or_part(tmp_path):
                 with tarfile.open(source / f"ILSVRC2010_images_{split}.tar") as tar:
                     tar.extractall(source, filter="data")
                 (source / f"ILSVRC2010_images_{split}.tar").unlink()
-        if k == 1:
+        if k == 1:  # and the development kit, first beside its archive
             with tarfile.open(source / "ILSVRC2010_devkit-1.0.tar.gz") as tar:
                 tar.extractall(source, filter="data")
+            check(prepare(str(source), str(tmp_path / "both.h5"), size=SIZE).out, parts)
             (source / "ILSVRC2010_devkit-1.0.tar.gz").unlink()
     with h5py.File(whole.out) as one, h5py.File(tmp_path / "2.h5") as other:
         np.testing.assert_array_equal(one["mean"], other["mean"])
@@ -167,3 +170,33 @@ def test_archives_that_are_not_in_order(tmp_path):
     val.unlink()
     (tmp_path / "s" / "ILSVRC2010_images_val.tar").write_bytes(b"")
     refuse("archives of two years")
+
+
+def test_fuzzed_archives(tmp_path):
+    """Headers with random bytes, sizes and ends: a data set or one line of why not."""
+    ilsvrc.write(tmp_path / "s")
+    rng, refused = np.random.default_rng(0), 0
+    for name in ("img_train.tar", "devkit_t12.tar.gz"):
+        path = tmp_path / "s" / f"ILSVRC2012_{name}"
+        whole = path.read_bytes()
+        for _ in range(30):
+            data = bytearray(whole)
+            block = 512 * rng.integers(len(data) // 512)
+            for place in block + rng.integers(512, size=4):
+                data[place] = rng.integers(256)
+            path.write_bytes(data[:rng.integers(len(data))] if rng.random() < 0.2 else data)
+            try:
+                prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), size=8)
+            except DataError as error:
+                refused += 1
+                assert "\n" not in str(error)
+            shutil.rmtree(tmp_path / "out.h5.part", ignore_errors=True)
+        path.write_bytes(whole)
+    assert refused > 20
+
+
+def test_without_scipy(tmp_path, monkeypatch):
+    ilsvrc.write(tmp_path / "s")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(DataError, match="meta.mat: is read by SciPy, which is not installed: pip install scipy"):
+        prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), size=SIZE)

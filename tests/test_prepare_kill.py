@@ -51,15 +51,15 @@ def kill_and_go_on(folder, kills, store, seed=0):
     while len(found) < kills:
         process = command("prepare", source, out, *options)
         assert process.stdout.readline() == "ready\n"
-        # Spread over all that is left to do: so that some kills come while the file is being finished.
-        time.sleep(chance.uniform(0, 1.1 * seconds / (1 if len(found) > kills / 2 else kills)))
+        time.sleep(chance.uniform(0, 0.7 * seconds))  # a file is finished now and then: then a new one is begun
         process.kill()
         text = process.stdout.read()
         assert process.wait() in (0, -9), text
         found.append(text.partition(": going on after ")[2].partition(" images")[0] or "0")
-        if out.exists() and not (folder / "set.h5.part").exists():
+        if out.exists():
             assert out.read_bytes() == whole.read_bytes()  # never a file that is not complete
-            out.unlink()
+            if not (folder / "set.h5.part").exists():
+                out.unlink()
     process = command("prepare", source, out, *options)
     text = process.stdout.read()
     assert process.wait() == 0, text
