@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from data.dataset import DataError
+from data.errors import DataError
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _NAMES = {"train": "train", "test": "t10k"}

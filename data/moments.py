@@ -4,6 +4,8 @@ import numpy as np
 
 from data.dataset import Colour
 
+BLOCK = 256  # images of 255 that add up in 16 bits; products of 255² that add up in a float32 without rounding
+
 
 class Statistics:
     """Sums over uint8 images (N, C, H, W); `a + b` are those of both. All sums are exact integers.
@@ -16,12 +18,15 @@ class Statistics:
         if images is not None:
             channels = images.shape[1]
             self.count = len(images)
-            self.total = images.sum(axis=0, dtype=np.int64)
+            self.total = np.zeros(images.shape[1:], np.int64)
+            for start in range(0, len(images), BLOCK):
+                block = np.zeros(images.shape[1:], np.uint16)
+                for image in images[start:start + BLOCK]:
+                    block += image
+                self.total += block
             self.products = np.zeros((channels, channels), np.int64)
             for image in images if channels > 1 else ():  # a grey set has no use for them
-                x = image.reshape(channels, -1).astype(np.float64)
-                # einsum, not @: workers run side by side, and BLAS would start threads in each of them.
-                self.products += np.einsum("ip,jp->ij", x, x).astype(np.int64)  # exact: 255²·H·W is far below 2⁵³
+                self.products += _products(image)
 
     def __add__(self, other):
         return Statistics(None, self.count + other.count, self.total + other.total, self.products + other.products)
@@ -46,3 +51,13 @@ class Statistics:
         values, vectors = values[::-1], vectors[:, ::-1]
         largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(3)]
         return Colour(np.sqrt(np.maximum(values, 0)), np.ascontiguousarray(vectors * np.sign(largest)))
+
+
+def _products(image):
+    """Σ over pixels of x xᵀ, int64 (C, C), of an image uint8 (C, H, W): row by row, which float32 adds up exactly."""
+    x = image.astype(np.float32 if image.shape[2] <= BLOCK else np.float64)
+    products = np.empty((len(x), len(x)), np.int64)
+    for i in range(len(x)):
+        for j in range(i + 1):
+            products[i, j] = products[j, i] = np.vecdot(x[i], x[j]).sum(dtype=np.float64)
+    return products

@@ -1,117 +1,184 @@
 """Images of any kind → one data set file. `prepare` looks at the source and picks the way."""
 
+import hashlib
+import io
 import os
-from collections import deque
+import shutil
+import sys
+from collections import deque, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import PIL
+from PIL import Image
 from tqdm import tqdm
 
-from data.dataset import DataError
-from data.folders import list_folder
+from data.cifar import find_cifar, read_cifar
+from data.encoded import SourceError
+from data.errors import DataError
 from data.idx import choose_names, find_idx, read_pair
 from data.image import load_image
 from data.moments import Statistics
+from data.part import STORES, Part
+from data.sources import list_source
 from data.split import stratified_split
 from data.writer import Writer
 
-PIECE = 32  # images that a worker prepares at a time
+PIECE = 16  # images that a worker prepares at a time: 3 MB of pixels
+QUALITY = 95  # of the JPEGs of a jpeg store
+JPEG_SHARE = 0.25  # of the raw pixels' bytes, at most, that a photograph's JPEG is reckoned to take
+
+Prepared = namedtuple("Prepared", "out images skipped")
+Prepared.__doc__ = """out: path; images: how many there are in the file; skipped: how many could not be converted."""
 
 
-def prepare(source, out, *, size=256, val_fraction=0.1, val=5000, seed=0, workers=None, class_names=None):
-    """Make the data set `out` from the folder `source`, which holds IDX files or class folders. Returns `out`.
+def prepare(source, out, *, size=256, store="raw", val_fraction=0.1, val=5000, seed=0, workers=None, class_names=None):
+    """Make the data set `out` from what `source` holds: images (prepare_images), CIFAR-10 or IDX files. Returns Prepared.
 
-    size, val_fraction, workers: of class folders (prepare_folder); val, class_names: of IDX files (prepare_idx).
-    Raises DataError if the source is neither, or is not in order.
+    size, store, val_fraction, workers: of images (prepare_images); val, class_names: of IDX files and CIFAR-10
+    (prepare_arrays). Raises DataError if the source is none of these, or is not in order.
     """
-    if not os.path.isdir(source):
-        raise DataError(f"{source}: {'is a file, not a folder of images' if os.path.exists(source) else 'no such folder'}")
-    if find_idx(source):
-        return prepare_idx(source, out, val=val, seed=seed, class_names=class_names)
-    return prepare_folder(source, out, size=size, val_fraction=val_fraction, seed=seed, workers=workers)
+    if not os.path.exists(source):
+        raise DataError(f"{source}: no such folder")
+    cifar = find_cifar(source)
+    if not cifar and not os.path.isdir(source):
+        raise DataError(f"{source}: is a file, not a folder of images; give the folder that holds the archives")
+    if cifar or find_idx(source):
+        if store != "raw":
+            raise DataError(f"{source}: images as small as these are stored raw; leave out --store {store}")
+        return prepare_arrays(source, out, val=val, seed=seed, class_names=class_names)
+    return prepare_images(source, out, size=size, store=store, val_fraction=val_fraction, seed=seed, workers=workers)
 
 
-def prepare_idx(source, out, *, val=5000, seed=0, class_names=None):
-    """MNIST or Fashion-MNIST (IDX files, gzipped or not) → `out`, at their own size. Returns `out`.
+def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
+    """MNIST, Fashion-MNIST (IDX files, gzipped or not) or CIFAR-10 (binary) → `out`, at their own size. Returns Prepared.
 
     `val` images are split off the training files, stratified and seeded; the test files stay the split "test".
-    class_names: list of str; by default the clothes if the folder's name contains "fashion", else the digits.
+    class_names: list of str; by default CIFAR-10's own, the clothes if the folder's name contains "fashion", or the digits.
     """
-    found = find_idx(source)
-    if "train" not in found:
-        raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its train-labels-idx1-ubyte[.gz]")
-    images, labels = read_pair(*found["train"])
+    cifar = find_cifar(source)
+    if cifar:
+        found, names = read_cifar(cifar)
+        names = class_names or names
+    else:
+        found = {name: read_pair(*paths) for name, paths in find_idx(source).items()}
+        if "train" not in found:
+            raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its train-labels-idx1-ubyte[.gz]")
+        names = class_names
+    images, labels = found["train"]
     rest, chosen = stratified_split(labels, val, seed)
     parts = {"train": (images[rest], labels[rest]), "val": (images[chosen], labels[chosen])}
     if "test" in found:
-        parts["test"] = read_pair(*found["test"])
+        parts["test"] = found["test"]
         if parts["test"][0].shape[1:] != images.shape[1:]:
             raise DataError(f"{source}: the test images are {parts['test'][0].shape[1:]} (C, H, W), "
                             f"the training images {images.shape[1:]}")
-    names = choose_names(source, np.concatenate([part[1] for part in parts.values()]), class_names)
-    how = f"IDX files in {_base(source)}; {val} of the training images for validation, seed {seed}"
+    names = choose_names(source, np.concatenate([part[1] for part in parts.values()]), names)
+    what = "CIFAR-10" if cifar else "IDX files"
+    how = f"{what} in {os.path.basename(os.path.abspath(source))}; {val} of the training images for validation, seed {seed}"
     with Writer(out, names, images.shape[1:], source=how) as writer:
         for name, (pixels, numbers) in parts.items():
             writer.add_split(name, numbers)
             writer.write(name, 0, pixels)
         writer.set_statistics(Statistics(parts["train"][0]))
-    return out
+    return Prepared(out, sum(len(part[1]) for part in parts.values()), 0)
 
 
-def prepare_folder(source, out, *, size=256, val_fraction=0.1, seed=0, workers=None):
-    """Class folders of images → `out`: RGB, size×size, as load_image makes them. Returns `out`.
+def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed=0, workers=None):
+    """Images in class folders or tars, ILSVRC as downloaded (list_source) → `out`: RGB, size×size. Returns Prepared.
 
-    source holds train/, and val/ and test/ if there are such splits, each with one folder per class; or the class
-    folders themselves. Without val/, val_fraction of the training images becomes "val", stratified and seeded.
-    Classes are numbered in the order of their sorted names, images stored in the order of classes and sorted paths.
-    workers: threads, one per core by default; the file does not depend on them.
+    store: "raw" pixels, or "jpeg", those of quality 95; mean and colours are of the pixels before that.
+    workers: threads, one per core by default (Pillow decodes and scales outside the interpreter's lock); the file does not
+    depend on them. Killed at any moment, the same call goes on where it was (data/part.py). Images that cannot be converted
+    are left out and listed in OUT.skipped.jsonl, an object a line: split, index in its listing, image, reason.
     """
     if size < 1:
         raise DataError(f"{source}: images of size {size} cannot be made; size must be at least 1")
-    classes, parts = list_folder(source)
-    if "val" not in parts:
-        if not 0 < val_fraction < 1:
-            raise DataError(f"{source}: has no val/, so val_fraction must lie between 0 and 1, not {val_fraction}")
-        paths, labels = parts["train"]
-        rest, chosen = stratified_split(labels, max(1, round(val_fraction * len(labels))), seed)
-        parts = {**parts, "train": ([paths[i] for i in rest], labels[rest]),
-                 "val": ([paths[i] for i in chosen], labels[chosen])}
+    if store not in STORES:
+        raise DataError(f"there is no store '{store}'; there are {', '.join(STORES)}")
+    try:
+        listing = list_source(source, val_fraction, seed)
+    except OSError as error:
+        raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
     workers = workers or os.cpu_count()
-    how = f"class folders in {_base(source)}, shorter side to {size}, central square, seed {seed}"
-    with Writer(out, classes, (3, size, size), source=how) as writer, ThreadPoolExecutor(workers) as pool:
-        for name, (_, labels) in parts.items():
-            writer.add_split(name, labels)  # all of them first: too small a disk shows now and not in an hour
-        for name, (paths, _) in parts.items():
-            statistics = _write_images(writer, name, paths, size, pool, 2 * workers)
-            if name == "train":
-                writer.set_statistics(statistics)
-    return out
+    how = f"{listing.how}; shorter side to {size}, central square" + (f", JPEG quality {QUALITY}" if store == "jpeg" else "")
+    job = {"size": size, "store": store, "version of Pillow": PIL.__version__, "source": how,
+           "set of images": _identity(listing)}
+    with Part(out, job, store, (3, size, size)) as part, ThreadPoolExecutor(workers) as pool:
+        _check_space(part, listing)
+        done = sum(part.handled(name) for name in listing.parts)
+        if done:
+            print(f"{out}: going on after {done:,} images", file=sys.stderr)
+        for name, (images, _) in listing.parts.items():
+            part.begin(name)
+            _convert(part, name, images, pool, workers + 4)
+            if not part.stored(name):
+                first = part.skipped(name)[0]
+                part.discard()
+                raise DataError(f"{source}: none of the {len(images)} images of '{name}' can be converted, first {first[1]}: "
+                                f"{first[2]}")
+        part.finish(listing.classes, {name: labels for name, (_, labels) in listing.parts.items()}, how, listing.synsets)
+        return Prepared(out, sum(part.stored(name) for name in listing.parts), len(part.skipped()))
 
 
-def _write_images(writer, split, paths, size, pool, ahead):
-    """Prepare and store the images of a split, `ahead` pieces at most in memory. Returns their Statistics."""
-    def piece(start):
-        images = np.stack([load_image(path, size) for path in paths[start:start + PIECE]])
-        return images, Statistics(images) if split == "train" else Statistics()
+def _identity(listing):
+    """What tells this set of images and labels from others, as text."""
+    digest = hashlib.sha256("\n".join(listing.classes).encode())
+    for name, (images, labels) in listing.parts.items():
+        digest.update(name.encode() + labels.tobytes())
+        images.identify(digest)
+    return digest.hexdigest()[:16]
 
-    total, pending, starts = Statistics(), deque(), iter(range(0, len(paths), PIECE))
-    with tqdm(total=len(paths), desc=split, unit=" images") as progress:
+
+def _check_space(part, listing):
+    image = int(np.prod(part.shape)) * (1 if part.store == "raw" else JPEG_SHARE)
+    need = sum((len(images) - part.handled(name)) * image for name, (images, _) in listing.parts.items())
+    free = shutil.disk_usage(part.folder).free
+    if need > free:
+        raise DataError(f"{part.out}: needs {need / 1e9:.1f} GB, {os.path.dirname(os.path.abspath(part.out))} has "
+                        f"{free / 1e9:.1f} GB free")
+
+
+def _convert(part, name, images, pool, ahead):
+    """Convert the images of a split that are still to do, in order, `ahead` pieces at most in memory."""
+    begin, pending = part.handled(name), deque()
+    starts = iter(range(begin, len(images), PIECE))
+    with tqdm(total=len(images), initial=begin, desc=name, unit=" images") as progress:
         try:
-            for start in range(0, len(paths), PIECE):
-                while len(pending) < ahead and (next_start := next(starts, None)) is not None:
-                    pending.append(pool.submit(piece, next_start))
-                images, statistics = pending.popleft().result()
-                writer.write(split, start, images)
-                total += statistics
-                progress.update(len(images))
+            for start in range(begin, len(images), PIECE):
+                while len(pending) < ahead and (following := next(starts, None)) is not None:
+                    pending.append(pool.submit(_piece, images, following, part.shape[1], part.store, name == "train"))
+                part.append(*pending.popleft().result())
+                progress.update(min(PIECE, len(images) - start))
         finally:
             for future in pending:  # after an error; otherwise there are none left
                 future.cancel()
-    return total
 
 
-def _base(path):
-    return os.path.basename(os.path.abspath(path))
+def _piece(images, start, size, store, sums):
+    """Images start, start + 1, … up to PIECE of them: the arguments of Part.append."""
+    stop = min(start + PIECE, len(images))
+    pixels, skipped = np.empty((stop - start, 3, size, size), np.uint8), []
+    for index in range(start, stop):
+        try:
+            pixels[index - start - len(skipped)] = load_image(io.BytesIO(images.read(index)), size, name="image")
+        except SourceError:
+            raise  # not the image's fault
+        except DataError as error:
+            skipped.append([index, str(images.names[index]), str(error).removeprefix("image: ")])
+    pixels = pixels[:len(pixels) - len(skipped)]
+    statistics = Statistics(pixels) if sums else None
+    if store == "raw":
+        return pixels, [], skipped, stop - start, statistics
+    encoded = [_jpeg(image) for image in pixels]
+    return b"".join(encoded), [len(data) for data in encoded], skipped, stop - start, statistics
+
+
+def _jpeg(pixels):
+    """uint8 (3, H, W) → the bytes of a JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
 
 
 def synthetic(out, images=1000, classes=1000, size=256, seed=0):

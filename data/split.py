@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.dataset import DataError
+from data.errors import DataError
 
 
 def stratified_split(labels, count, seed=0):

@@ -6,7 +6,8 @@ import shutil
 import h5py
 import numpy as np
 
-from data.dataset import FORMAT, SPLITS, VERSION, DataError
+from data.dataset import FORMAT, SPLITS, VERSION
+from data.errors import DataError
 
 CHUNK_BYTES = 1 << 20  # of compressed sets: large chunks compress a little better, and all of them are read anyway
 
@@ -26,23 +27,16 @@ class Writer:
 
     def __init__(self, out, classes, shape, *, source, compress=False):
         self.out, self.shape, self.compress = os.fspath(out), tuple(shape), compress
-        self.folder = os.path.dirname(os.path.abspath(self.out))
-        if not os.path.isdir(self.folder):
-            raise DataError(f"{self.out}: its folder does not exist; create {self.folder} first")
-        if os.path.isdir(self.out):
-            raise DataError(f"{self.out}: is a folder; name a file to write, such as data.h5")
+        self.folder = check_place(self.out)
         if len(classes) < 2:
             raise DataError(f"{self.out}: a data set needs at least two classes, there {self._are(classes)}")
-        self.temporary = os.path.join(self.folder, f".{os.path.basename(self.out)}.{os.getpid()}.tmp")
+        self.temporary = os.path.join(self.folder, f".{os.path.basename(self.out)}.tmp")
         self.classes, self.missing, self.statistics = list(classes), {}, None
         try:
             self.file = h5py.File(self.temporary, "w")
         except OSError as error:
             raise DataError(f"{self.out}: cannot be written: {str(error).splitlines()[0]}") from error
-        self.file.attrs.update(
-            format=FORMAT, version=VERSION, source=source,
-            axes="images uint8 (N, C, H, W), 0..255; labels int32 (N,), indices into /classes; mean float32 (C, H, W)")
-        self.file.create_dataset("classes", data=self.classes, dtype=h5py.string_dtype())
+        write_header(self.file, self.classes, source)
 
     @staticmethod
     def _are(classes):
@@ -82,11 +76,7 @@ class Writer:
 
     def set_statistics(self, statistics):
         """Store the mean image and, of colour sets, the principal components of a Statistics of the training set."""
-        self.file.create_dataset("mean", data=statistics.mean())
-        colour = statistics.colour()
-        if colour is not None:
-            self.file.create_dataset("pca/std", data=colour.std)
-            self.file.create_dataset("pca/vectors", data=colour.vectors)
+        write_statistics(self.file, statistics)
         self.statistics = statistics
 
     def __enter__(self):
@@ -115,9 +105,43 @@ class Writer:
         self.file.close()
         with open(self.temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(self.temporary, self.out)
-        folder = os.open(self.folder, os.O_RDONLY)  # the new name must be on disk too
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        publish(self.temporary, self.out)
+
+
+def check_place(out):
+    """The folder that the file `out` is to lie in; DataError if it cannot."""
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise DataError(f"{out}: its folder does not exist; create {folder} first")
+    if os.path.isdir(out):
+        raise DataError(f"{out}: is a folder; name a file to write, such as data.h5")
+    return folder
+
+
+def write_header(file, classes, source, synsets=None):
+    """What a data set says of itself, into an open h5py file: format, source, class names, WNIDs if there are any."""
+    file.attrs.update(
+        format=FORMAT, version=VERSION, source=source,
+        axes="images uint8 (N, C, H, W), 0..255; labels int32 (N,), indices into /classes; mean float32 (C, H, W)")
+    file.create_dataset("classes", data=list(classes), dtype=h5py.string_dtype())
+    if synsets:
+        file.create_dataset("synsets", data=list(synsets), dtype=h5py.string_dtype())
+
+
+def write_statistics(file, statistics):
+    """The mean image and, of colour sets, the principal components of the training set, into an open h5py file."""
+    file.create_dataset("mean", data=statistics.mean())
+    colour = statistics.colour()
+    if colour is not None:
+        file.create_dataset("pca/std", data=colour.std)
+        file.create_dataset("pca/vectors", data=colour.vectors)
+
+
+def publish(path, out):
+    """Give the synced file at `path` the name `out`, in the same file system, so that both name and file last."""
+    os.replace(path, out)
+    folder = os.open(os.path.dirname(os.path.abspath(out)), os.O_RDONLY)  # the new name must be on disk too
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,6 +1,5 @@
 """Preparing data sets: the pixels, mean and colours against a plain computation; splits; sources that are not in order."""
 
-import gzip
 import io
 import os
 import shutil
@@ -9,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import bundle
 from data.dataset import DataError, Dataset
-from data.idx import FASHION, choose_names, read_idx
 from data.image import load_image
-from data.prepare import prepare, prepare_folder, prepare_idx, synthetic
+from data.moments import Statistics
+from data.prepare import prepare, synthetic
 from data.split import stratified_split
 
 
@@ -29,6 +27,11 @@ def folders(root, rng, counts, prefix=""):
         for i in range(count):
             photograph(rng, 30 + i, 24 + 2 * (i % 7)).save(root / prefix / name / f"{i:03d}.png")
     return str(root)
+
+
+def prepared(source, out, **options):
+    """The path of the data set made of `source`."""
+    return prepare(source, out, **options).out
 
 
 def plain(path, size):
@@ -92,7 +95,7 @@ def test_train_and_val_folders(tmp_path, rng):
     source = folders(tmp_path / "s", rng, {"zebra": 3, "ape": 40, "b c": 5}, "train")
     folders(tmp_path / "s", rng, {"zebra": 2, "ape": 1}, "val")
     folders(tmp_path / "s", rng, {"b c": 2}, "test")
-    out = prepare(source, str(tmp_path / "out.h5"), size=16)
+    out = prepared(source, str(tmp_path / "out.h5"), size=16)
     with Dataset(out) as data:
         assert data.classes == ["ape", "b c", "zebra"]
         assert (data.channels, data.height, data.width) == (3, 16, 16)
@@ -113,7 +116,7 @@ def test_workers_change_nothing(tmp_path, rng, monkeypatch):
     source = folders(tmp_path / "s", rng, {"a": 20, "b": 11})
     files = []
     for workers in (1, 2, 5):
-        prepare_folder(source, str(tmp_path / "out.h5"), size=12, workers=workers)
+        prepare(source, str(tmp_path / "out.h5"), size=12, workers=workers)
         files.append((tmp_path / "out.h5").read_bytes())
     assert files[0] == files[1] == files[2]
 
@@ -126,7 +129,7 @@ def test_validation_is_split_off_the_only_folder(tmp_path, rng):
     (tmp_path / "s" / "a" / ".hidden.png").write_text("not an image")
     chosen = []
     for seed in (0, 0, 1):
-        with Dataset(prepare(source, str(tmp_path / "out.h5"), size=8, val_fraction=0.2, seed=seed)) as data:
+        with Dataset(prepared(source, str(tmp_path / "out.h5"), size=8, val_fraction=0.2, seed=seed)) as data:
             assert [np.bincount(s.labels).tolist() for s in data.splits.values()] == [[17, 8], [4, 2]]
             train, val = (data.read(name, range(len(split))) for name, split in data.splits.items())
             assert not {x.tobytes() for x in train} & {x.tobytes() for x in val}
@@ -142,13 +145,16 @@ def test_left_out_files_are_counted(tmp_path, rng, capsys):
     assert "left out 1 files not named like images, first" in capsys.readouterr().err
 
 
-def test_a_damaged_image_is_named_and_nothing_is_left(tmp_path, rng):
-    source = folders(tmp_path / "s", rng, {"a": 40, "b": 40})
-    (tmp_path / "s" / "b" / "017.png").write_bytes(b"\x89PNG but not really")
-    (tmp_path / "o").mkdir()
-    with pytest.raises(DataError, match=r"b/017\.png: is not an image"):
-        prepare(source, str(tmp_path / "o" / "out.h5"), size=8, workers=2)
-    assert os.listdir(tmp_path / "o") == []
+def test_sums_are_exact(rng):
+    for shape in ((600, 3, 4, 5), (2, 3, 2, 700), (3, 1, 6, 6)):
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        images[: shape[0] // 2] = 255  # the largest sums
+        statistics = Statistics(images[:1]) + Statistics(images[1:])
+        x = images.astype(np.int64)
+        assert statistics.count == shape[0]
+        np.testing.assert_array_equal(statistics.total, x.sum(axis=0))
+        if shape[1] == 3:
+            np.testing.assert_array_equal(statistics.products, np.einsum("nihw,njhw->ij", x, x))
 
 
 def test_folders_that_are_not_in_order(tmp_path, rng):
@@ -167,7 +173,7 @@ def test_folders_that_are_not_in_order(tmp_path, rng):
     folders(tmp_path / "s", rng, {"a": 2})
     refuse("only 'a'")
     os.makedirs(tmp_path / "s" / "b")
-    refuse("b: holds no images; fill or remove it")
+    refuse("class b holds no images; fill or remove it")
     photograph(rng, 9, 9).save(tmp_path / "s" / "b" / "0.png")
     refuse("val_fraction must lie between 0 and 1, not 1.5", val_fraction=1.5)
     refuse("leave one of each class", val_fraction=0.9)
@@ -175,92 +181,42 @@ def test_folders_that_are_not_in_order(tmp_path, rng):
     shutil.rmtree(tmp_path / "s")
     folders(tmp_path / "s", rng, {"a": 2, "b": 2}, "train")
     folders(tmp_path / "s", rng, {"a": 2, "c": 2}, "val")
-    refuse("val/c: is a class that the training set does not have")
+    refuse("'val' has a class c that the training set does not have")
     shutil.rmtree(tmp_path / "s" / "val")
     os.makedirs(tmp_path / "s" / "val" / "a")
     refuse("val: holds no images")
+    shutil.rmtree(tmp_path / "s")
+    for split in "train", "val":
+        os.makedirs(tmp_path / "s" / split)
+        photograph(rng, 9, 9).save(tmp_path / "s" / split / "0.png")
+    refuse("train: holds images, but not in a folder for each class")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, rng, monkeypatch):
+    source = folders(tmp_path / "s", rng, {"a": 2, "b": 2})
+    true = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything
+    with pytest.raises(DataError, match="s/b: cannot be read: Permission denied"):
+        prepare(source, str(tmp_path / "out.h5"), size=8)
+
+
+def test_the_file_may_lie_among_the_class_folders(tmp_path, rng):
+    source = folders(tmp_path / "s", rng, {"a": 4, "b": 4})
+    (tmp_path / "s" / "out.h5.part").mkdir()  # begun earlier
+    with Dataset(prepared(source, str(tmp_path / "s" / "out.h5"), size=8)) as data:
+        assert data.classes == ["a", "b"]
 
 
 def test_a_class_called_train(tmp_path, rng):
     source = folders(tmp_path / "s", rng, {"bus": 5, "train": 5})
-    with Dataset(prepare(source, str(tmp_path / "out.h5"), size=8)) as data:
+    with Dataset(prepared(source, str(tmp_path / "out.h5"), size=8)) as data:
         assert data.classes == ["bus", "train"]
-
-
-def write_idx(path, array):
-    data = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
-def idx_folder(root, rng, train=200, test=30, suffix=".gz"):
-    """IDX files whose every image is different: its first two pixels hold its number. 10 classes, uneven."""
-    root.mkdir()
-    arrays = {}
-    for part, count in (("train", train), ("t10k", test)):
-        images = rng.integers(0, 256, (count, 6, 6), dtype=np.uint8)
-        images[:, 0, 0], images[:, 0, 1] = np.arange(count) % 256, np.arange(count) // 256 + (part == "t10k") * 128
-        labels = np.minimum(np.arange(count) % 14, 9)
-        write_idx(root / f"{part}-images-idx3-ubyte{suffix}", images)
-        write_idx(root / f"{part}-labels-idx1-ubyte{suffix}", labels)
-        arrays[part] = images, labels
-    return arrays
-
-
-@pytest.mark.parametrize("suffix", [".gz", ""])
-def test_idx(tmp_path, rng, suffix):
-    arrays = idx_folder(tmp_path / "digits", rng, suffix=suffix)
-    out = prepare(str(tmp_path / "digits"), str(tmp_path / "out.h5"), val=40, seed=3)
-    with Dataset(out) as data:
-        assert data.classes == list("0123456789")
-        assert {name: len(split) for name, split in data.splits.items()} == {"train": 160, "val": 40, "test": 30}
-        train, val, test = (data.read(name, range(len(split))) for name, split in data.splits.items())
-        images, labels = arrays["train"]
-        numbers = [(x[:, 0, 0, 0] + 256 * x[:, 0, 0, 1].astype(int)).tolist() for x in (train, val)]
-        assert sorted(numbers[0] + numbers[1]) == list(range(200))
-        for number, name, pixels in zip(numbers, ("train", "val"), (train, val), strict=True):
-            np.testing.assert_array_equal(pixels[:, 0], images[number])
-            np.testing.assert_array_equal(data.splits[name].labels, labels[number])
-        np.testing.assert_array_equal(test[:, 0], arrays["t10k"][0])
-        share = np.bincount(data.splits["val"].labels) - np.bincount(labels) * 40 / 200
-        assert (np.abs(share) < 1).all()
-        np.testing.assert_allclose(data.mean, train.mean(axis=0), rtol=1e-6)
-        assert data.pca is None
-    with Dataset(prepare(str(tmp_path / "digits"), out, val=40, seed=4)) as data:
-        assert (data.read("val", range(40)) != val).any()
-
-
-def test_idx_class_names(tmp_path, rng):
-    labels = np.arange(10)
-    assert choose_names("/x/Fashion-MNIST/", labels) == list(FASHION)
-    assert choose_names("/x/fashion-mnist", labels[:9]) == list("012345678")
-    assert choose_names("/fashion/mnist", labels) == list("0123456789")
-    idx_folder(tmp_path / "s", rng)
-    names = [f"class {c}" for c in "abcdefghij"]
-    with Dataset(prepare_idx(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=20, class_names=names)) as data:
-        assert data.classes == names
-    with pytest.raises(DataError, match="9 class names given, but there is a label 9"):
-        prepare_idx(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=20, class_names=names[:9])
-
-
-def test_idx_files_that_are_not_in_order(tmp_path, rng):
-    idx_folder(tmp_path / "s", rng)
-    source, out = str(tmp_path / "s"), str(tmp_path / "out.h5")
-    with pytest.raises(DataError, match="cannot take 5000 of 200 images"):
-        prepare(source, out)
-    path = tmp_path / "s" / "train-labels-idx1-ubyte.gz"
-    whole = path.read_bytes()
-    for data, words in ((whole[:-20], "cannot be read"), (gzip.compress(gzip.decompress(whole)[:-1]), "but holds 199"),
-                        (b"", "is not an IDX file"), (b"\0\0\x0d\1", "is not an IDX file"), (b"\0\0\x08\3\0", "not an IDX")):
-        path.write_bytes(data)
-        with pytest.raises(DataError, match=f"{path.name}: .*{words}"):
-            read_idx(str(path))
-    write_idx(path, np.zeros(199))
-    with pytest.raises(DataError, match="do not belong together"):
-        prepare(source, out, val=20)
-    path.unlink()
-    with pytest.raises(DataError, match="but not the labels"):
-        prepare(source, out, val=20)
-    assert not os.path.exists(out)
 
 
 def test_stratified_split():
@@ -290,22 +246,3 @@ def test_synthetic(tmp_path):
     assert (tmp_path / "out.h5").read_bytes() == first
     with pytest.raises(DataError, match="at least 1 image"):
         synthetic(out, images=0)
-
-
-def test_the_bundle_is_made_from_idx_files(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(bundle, "IMAGES", 60)
-    monkeypatch.setattr(bundle, "VAL", 10)
-    images, labels = idx_folder(tmp_path / "s", rng)["train"]
-    out = str(tmp_path / "o.h5")
-    with pytest.raises(DataError, match="LICENSE"):
-        bundle.bundle(str(tmp_path / "s"), out)
-    (tmp_path / "s" / "LICENSE").write_text("a licence")
-    bundle.bundle(str(tmp_path / "s"), out)
-    assert (tmp_path / "fashion-mnist-LICENSE").read_text() == "a licence"
-    with Dataset(out) as data:
-        assert {name: len(split) for name, split in data.splits.items()} == {"train": 50, "val": 10}
-        for name, split in data.splits.items():
-            pixels = data.read(name, range(len(split)))
-            number = pixels[:, 0, 0, 0].astype(int)
-            np.testing.assert_array_equal(pixels[:, 0], images[number])
-            np.testing.assert_array_equal(split.labels, labels[number])

@@ -1,0 +1,85 @@
+"""Images as they come, still encoded: files of their own, or stretches of archives, which are never unpacked."""
+
+import os
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import DataError
+
+LIMIT = 256 << 20  # bytes; no photograph is larger, and a worker holds one at a time
+BLOCK = 1 << 12
+NAMES = np.dtypes.StringDType()  # a million names in tens of megabytes
+
+
+@dataclass
+class Encoded:
+    """N encoded images. `names` (N,): for files their paths below `root`; sizes, offsets int64 (N,), stamps int64 (N,).
+
+    archives: paths of the files that the images lie in; image i in archives[which[i]], at byte offsets[i]. Without
+    archives each image is a file. stamps: when the file or archive was last changed, in ns: part of the set's identity.
+    """
+    root: str
+    names: np.ndarray
+    sizes: np.ndarray
+    stamps: np.ndarray
+    offsets: np.ndarray = None
+    which: np.ndarray = None
+    archives: tuple = ()
+
+    def __len__(self):
+        return len(self.names)
+
+    def take(self, indices):
+        """The images `indices`, in that order."""
+        columns = (None if c is None else c[indices] for c in (self.names, self.sizes, self.stamps, self.offsets, self.which))
+        return Encoded(self.root, *columns, self.archives)
+
+    def sorted(self):
+        """In the order of the names of their files, whatever the order in the folder or archive."""
+        keys = [str(name) if not self.archives else os.path.basename(name) for name in self.names]
+        return self.take(np.array(sorted(range(len(self)), key=keys.__getitem__), np.int64))
+
+    def identify(self, digest):
+        """Add to a hashlib digest all that tells these images from others without reading them."""
+        for start in range(0, len(self), BLOCK):  # not all of the names at once
+            digest.update("\n".join(self.names[start:start + BLOCK]).encode())
+        for column in (self.sizes, self.stamps, self.offsets, self.which):
+            digest.update(b"" if column is None else column.tobytes())
+
+    def read(self, index):
+        """The bytes of image `index`; thread-safe. DataError if it is too large, SourceError if it cannot be
+        read at all."""
+        name, size = str(self.names[index]), int(self.sizes[index])
+        if size > LIMIT:
+            raise DataError(f"is {size >> 20} MiB large, too much for one image")
+        path = self.archives[self.which[index]] if self.archives else os.path.join(self.root, name)
+        place = int(self.offsets[index]) if self.archives else 0
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, place)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}; the same command goes on from here") from error
+        if len(data) < size:
+            raise SourceError(f"{path}: has become shorter while it was being read; the same command goes on from here")
+        if data[:2] == b"\x1f\x8b":  # ILSVRC-2010 has a JPEG that is gzipped (n02487347_1956)
+            try:
+                data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, LIMIT)
+            except zlib.error as error:
+                raise DataError(f"is gzipped, and damaged: {error}") from error
+        return data
+
+
+class SourceError(DataError):
+    """The source cannot be read: its disk's or archive's fault, not that of one image."""
+
+
+def join(parts):
+    """Several Encoded of one root, one after the other: all of them files, or all of them in archives."""
+    archives = tuple(dict.fromkeys(path for part in parts for path in part.archives))
+    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("names", "sizes", "stamps")]
+    if not archives:
+        return Encoded(parts[0].root, *columns)
+    which = np.concatenate([np.array([archives.index(path) for path in part.archives], np.int32)[part.which] for part in parts])
+    return Encoded(parts[0].root, *columns, np.concatenate([part.offsets for part in parts]), which, archives)
