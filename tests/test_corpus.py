@@ -112,7 +112,6 @@ def is_text(path):
         return False
 
 
-@pytest.mark.xfail(strict=True, reason="prepare stops at the first damaged file; once it lists them, take this mark away")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_prepare_takes_them_all(tmp_path):
     """Each file is in the data set or listed with its reason; nothing else is written."""
