@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cpnet.commands.prepare import main
 from data.dataset import DataError, Dataset
 from data.prepare import prepare
 from tests.helpers import run
@@ -104,3 +105,17 @@ def test_the_exit_code(tmp_path, rng):
         assert last == f"1 images (5.00%) could not be converted, for the reasons in {tmp_path / 'out.skipped.jsonl'}"
         assert f"{tmp_path / 'out.h5'}: ready, 19 images" in done.stdout
     assert "'2' is not a share" in run("prepare", source, "out.h5", "--max-skipped", "2", check=2).stderr
+
+
+def test_interrupted(tmp_path, rng, monkeypatch, capfd):
+    source = folders(tmp_path / "s", rng, {"a": 10, "b": 10})
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.part.Part.append", interrupt)
+        assert main([source, str(tmp_path / "out.h5"), "--size", "8"]) == 130
+    assert capfd.readouterr().err.endswith("error: interrupted; the same command goes on from here\n")
+    assert not main([source, str(tmp_path / "out.h5"), "--size", "8"])
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "s"]
