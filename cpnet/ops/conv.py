@@ -25,7 +25,10 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cpnet.arrays import chunks, parallel, scratch
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.launch import blocks, empty, expect, launch, on_gpu, workspace
+from cpnet.ops import conv_tensor
+from cpnet.ops.conv_tensor import least_padding
+from cpnet.ops.pointwise import relu_backward, relu_forward
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
 BLOCKS = 8  # at least as many blocks as this, so that a few threads have work
@@ -42,28 +45,33 @@ def conv_shape(x_shape, w_shape, stride, pad):
     return filters, p, q, images
 
 
-def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, out=None):
-    """x (C, H, W, N), w (F, C/groups, R, S), b (F) → y (F, P, Q, N). Kept for backward: x.
+def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, relu=False, out=None):
+    """x (C, H, W, N), w (F, C/groups, R, S), b (F) → y (F, P, Q, N), or max(0, y) with `relu`. Kept for backward: x.
 
     Raises ValueError where channels, filters and groups do not fit together.
     """
     if len(x) != groups * w.shape[1] or len(w) % groups:
         raise ValueError(f"filters {w.shape} do not fit {len(x)} channels in {groups} groups")
     if on_gpu(x):
-        return _launch_forward(x, w, b, stride, pad, groups, out)
+        return _launch_forward(x, w, b, stride, pad, groups, relu, out)
     y = np.empty(conv_shape(x.shape, w.shape, stride, pad), x.dtype) if out is None else out
-    return _correlate(x, w, b, stride, (pad[0], pad[0]), groups, y)
+    _correlate(x, w, b, stride, (pad[0], pad[0]), groups, y)
+    return relu_forward(y, out=y) if relu else y
 
 
-def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, input_gradient=True, out=None):
+def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, relu_y=None, input_gradient=True, out=None):
     """d_y (F, P, Q, N) → d_x (C, H, W, N), or None without `input_gradient`. Assigns d_w and d_b, shaped as w and b.
+
+    With `relu_y`, forward's output with `relu`, d_y first becomes 0 wherever that is.
 
         d_w[f, c, r, s] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]      over p, q, n
         d_b[f]          = Σ d_y[f, p, q, n]                                                              over p, q, n
         d_x[c, h, w, n] = Σ w[f, c, r, s] · d_y[f, p, q, n]   over f and all r, s, p, q that read this pixel in forward
     """
     if on_gpu(d_y):
-        return _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, input_gradient, out)
+        return _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, relu_y, input_gradient, out)
+    if relu_y is not None:
+        relu_backward(d_y, relu_y, out=d_y)
     _weight_gradient(d_y, x, d_w, stride, (pad[0], pad[0]), groups)
     if d_b is not None:
         parallel(lambda f, end: np.sum(d_y[f:end], axis=(1, 2, 3), out=d_b[f:end]), chunks(len(d_y), 16))
@@ -216,49 +224,77 @@ HEIGHTS = 128, 96, 64, 48, 32, 16  # rows of a block's tile (BM)
 WIDTHS = {128: (8, 8), 64: (8, 4), 32: (4, 4)}  # its columns (BN): a thread's rows and columns of it (TM, TN)
 PART_BLOCKS = 512  # of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
 PART_TERMS = 1024  # products that a part at least adds up
-BIAS_THREADS = 512
+BIAS_BLOCKS, BIAS_TERMS = 1024, 16384  # of the bias's gradient, likewise
 _WEIGHTS = Path(__file__).with_name("conv_weights.cu")
 
 
-def _launch_forward(x, w, b, stride, pad, groups, out):
+def _launch_forward(x, w, b, stride, pad, groups, relu, out):
     shape = conv_shape(x.shape, w.shape, stride, pad)
     y = empty(shape, x.dtype, x) if out is None else out
     expect("conv_forward", shape, out=y)
     if b is not None:
         expect("conv_forward", w.shape[:1], b=b)
+    sizes = _sizes(x.shape, w.shape, shape, stride, pad, groups)
+    if conv_tensor.forward(x, w, b, y, sizes, groups, relu):
+        return y
     grid, tile = _pixel_grid(len(w) // groups, shape, groups, x.dtype)
-    launch(__file__, "conv_forward", grid, _threads(tile), x, w, w if b is None else b, y, b is not None,
-           *_sizes(x.shape, w.shape, shape, stride, pad, groups), defines=tile)
-    return y
+    launch(__file__, "conv_forward", grid, _threads(tile), x, w, w if b is None else b, y, b is not None, *sizes, defines=tile)
+    return relu_forward(y, out=y) if relu else y
 
 
-def _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, input_gradient, out):
+def _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, relu_y, input_gradient, out):
     expect("conv_backward", conv_shape(x.shape, w.shape, stride, pad), d_y=d_y)
     expect("conv_backward", w.shape, d_w=d_w)
     sizes = _sizes(x.shape, w.shape, d_y.shape, stride, pad, groups)
-    _launch_weight_gradient(d_y, x, d_w, sizes, groups)
     if d_b is not None:
-        expect("conv_backward", w.shape[:1], d_b=d_b)
-        launch(_WEIGHTS, "conv_bias_gradient", len(w), BIAS_THREADS, d_y, d_b, d_y.size // len(w),
-               defines=_weight_tile(w.shape, groups, x.dtype))
+        _launch_bias_gradient(d_y, d_b, relu_y)
+    elif relu_y is not None:
+        relu_backward(d_y, relu_y, out=d_y)
+    _launch_weight_gradient(d_y, x, d_w, sizes, groups)
     if input_gradient:
         d_x = empty(x.shape, x.dtype, x) if out is None else out
         expect("conv_backward", x.shape, out=d_x)
-        grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
-        launch(__file__, "conv_input_gradient", grid, _threads(tile), d_y, w, d_x, *sizes, defines=tile)
+        if not conv_tensor.input_gradient(d_y, w, d_x, sizes, groups):
+            grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
+            launch(__file__, "conv_input_gradient", grid, _threads(tile), d_y, w, d_x, *sizes, defines=tile)
         return d_x
+
+
+def _launch_bias_gradient(d_y, d_b, relu_y):
+    """And d_y masked by ReLU's output, if there is one, in the same pass."""
+    expect("conv_backward", d_y.shape[:1], d_b=d_b)
+    if relu_y is not None:
+        expect("conv_backward", d_y.shape, relu_y=relu_y)
+    filters, count = len(d_y), d_y.size // len(d_y)
+    parts = max(1, min(BIAS_BLOCKS // filters, count // BIAS_TERMS))
+    sums = workspace("conv.bias", (parts, filters), d_y.dtype, d_y)
+    launch(conv_tensor.PASSES, "conv_bias_gradient", (filters, parts), conv_tensor.THREADS, d_y,
+           d_y if relu_y is None else relu_y, sums, relu_y is not None, count, defines={"THREADS": conv_tensor.THREADS})
+    _launch_sum(sums, d_b, parts, filters, 1, 1)
 
 
 def _launch_weight_gradient(d_y, x, d_w, sizes, groups):
     """Parts of the pixels apart, then their sum in order."""
     filters, channels, rows, cols = d_w.shape
-    tile = _weight_tile(d_w.shape, groups, x.dtype)
-    tiles = blocks(filters // groups, tile["BM"]) * blocks(channels * rows * cols, tile["BN"])
+    file, kernel, height, width, threads, options = (conv_tensor.weight_launch(x, d_y, d_w, groups) or
+                                                     _weight_launch(d_w.shape, groups, x.dtype))
+    tiles = blocks(filters // groups, height) * blocks(channels * rows * cols, width)
     parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
-    sums = empty((parts, *d_w.shape), x.dtype, x)
-    launch(_WEIGHTS, "conv_weight_parts", (tiles, parts, groups), _threads(tile), x, d_y, sums, *sizes, defines=tile)
-    launch(_WEIGHTS, "conv_sum_parts", blocks(d_w.size, 256), 256, sums, d_w, parts, filters, channels, rows * cols,
-           defines=tile)
+    sums = workspace("conv.parts", (parts, *d_w.shape), x.dtype, x)
+    launch(file, kernel, (tiles, parts, groups), threads, x, d_y, sums, *sizes, **options)
+    _launch_sum(sums, d_w, parts, filters, channels, rows * cols)
+
+
+def _weight_launch(w_shape, groups, dtype):
+    """As `conv_tensor.weight_launch`, of the plain kernel."""
+    filters, channels, rows, cols = w_shape
+    tile = _tile(filters // groups, channels * rows * cols, dtype)
+    return _WEIGHTS, "conv_weight_parts", tile["BM"], tile["BN"], _threads(tile), {"defines": tile}
+
+
+def _launch_sum(sums, total, parts, filters, channels, taps):
+    launch(conv_tensor.PASSES, "conv_sum_parts", blocks(total.size, conv_tensor.THREADS), conv_tensor.THREADS, sums, total,
+           parts, filters, channels, taps, defines={"THREADS": conv_tensor.THREADS})
 
 
 def _sizes(x_shape, w_shape, y_shape, stride, pad, groups):
@@ -276,23 +312,12 @@ def _pixel_grid(maps, shape, groups, dtype):
     return (rows * cols * blocks(images, tile["BN"]), blocks(maps, tile["BM"]), groups), tile
 
 
-def _weight_tile(w_shape, groups, dtype):
-    filters, channels, rows, cols = w_shape
-    return {**_tile(filters // groups, channels * rows * cols, dtype), "BIAS_THREADS": BIAS_THREADS}
-
-
 def _tile(rows, columns, dtype):
     """The macros of a block's tile of a product with so many rows and columns."""
-    height = _least_padding(rows, HEIGHTS)
-    width = _least_padding(columns, [width for width in WIDTHS if width * dtype.itemsize <= 512])
+    height = least_padding(rows, HEIGHTS)
+    width = least_padding(columns, [width for width in WIDTHS if width * dtype.itemsize <= 512])
     thread_rows, thread_columns = WIDTHS[width]
     return {"BM": height, "BN": width, "TM": thread_rows, "TN": thread_columns}
-
-
-def _least_padding(count, sizes):
-    """The largest of these tile sizes that pads `count` to at most an eighth more than the best of them does."""
-    padded = {size: blocks(count, size) * size for size in sizes}
-    return max(size for size in sizes if padded[size] * 8 <= min(padded.values()) * 9)
 
 
 def _threads(tile):
