@@ -36,7 +36,7 @@ struct Map {
   // The row, of `size`, that window row r reads for row p of the result; negative where there is none.
   __device__ __forceinline__ int row(int p, int r, int size) const {
     const int times = p * scale + offset + r * direction, at = times / divisor;
-    return times >= 0 && at < size && times % divisor == 0 ? at : -1;
+    return at < size && times % divisor == 0 ? at : -1;
   }
 };
 
@@ -61,7 +61,7 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
   // The pixel of the source that a tap reads for pixel j of this block, or -1.
   auto pixel_of = [&](int j, int tap) {
     const int pixel = first_pixel + j, h = map.row(pixel / Q, tap / S, H), w = map.row(pixel % Q, tap % S, W);
-    return pixel < P * Q && h >= 0 && w >= 0 ? h * W + w : -1;
+    return min(h, w) >= 0 ? h * W + w : -1;
   };
   if (warp == 0) {
     int count = 0;
@@ -90,17 +90,17 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
 
   auto load = [&](int stage, float* slot) {
     constexpr int FOURS = ROWS / 4, RUNS = COLUMNS / VECTOR;
+    static_assert(BK * RUNS % THREADS == 0, "every thread copies as much of the right tile");
 #pragma unroll
     for (int i = 0; i < BK * FOURS; i += THREADS) {
       const int k = (i + thread) / FOURS, m = (i + thread) % FOURS * 4;
-      if (BK * FOURS % THREADS && k >= BK) break;  // a constant but for tiles that do not come out even
+      if (BK * FOURS % THREADS && k >= BK) break;  // where the left tile does not come out even
       const int row = rows[stage * BK + k];
       cp_async16z(slot + k * LEFT_ROW + m, weights + (size_t)max(row, 0) * padded + m0 + m, row >= 0);
     }
 #pragma unroll
     for (int i = 0; i < BK * RUNS; i += THREADS) {
       const int k = (i + thread) / RUNS, column = (i + thread) % RUNS * VECTOR, n = n0 + column % IMAGES;
-      if (BK * RUNS % THREADS && k >= BK) break;
       const int pixel = pixels[column / IMAGES * most + stage * BK + k];
       const bool inside = pixel >= 0 && n < N;
       copy_images(slot + BK * LEFT_ROW + k * RIGHT_ROW + column, source + (inside ? (size_t)pixel * N + n : 0), inside);

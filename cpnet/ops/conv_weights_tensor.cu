@@ -42,6 +42,7 @@ conv_weight_parts_tensor(const float* __restrict__ x, const float* __restrict__ 
 
   constexpr int RUNS = BK / VECTOR, AT_ONCE = THREADS / RUNS;  // a row's copies; rows copied at once
   static_assert(THREADS % RUNS == 0, "a thread copies the same images of each of its rows");
+  static_assert(ROWS % AT_ONCE == 0 && COLUMNS % AT_ONCE == 0, "every thread copies as many rows");
   const int i = thread % RUNS * VECTOR, row0 = thread / RUNS;
   int p = share.p, q = share.q, n0 = 0;  // of the next stage to load
   auto load = [&](int, float* slot) {
@@ -50,7 +51,6 @@ conv_weight_parts_tensor(const float* __restrict__ x, const float* __restrict__ 
 #pragma unroll
     for (int k = 0; k < ROWS; k += AT_ONCE) {
       const int row = row0 + k;
-      if (ROWS % AT_ONCE && row >= ROWS) break;  // a constant but for tiles that do not come out even
       const bool inside = some && f0 + row < F;
       copy_images(slot + at(row, i), inside ? from + (size_t)k * P * Q * N : d_y, inside);
     }
@@ -58,7 +58,6 @@ conv_weight_parts_tensor(const float* __restrict__ x, const float* __restrict__ 
 #pragma unroll
     for (int k = 0; k < COLUMNS; k += AT_ONCE) {
       const int row = row0 + k;
-      if (COLUMNS % AT_ONCE && row >= COLUMNS) break;
       const Place place = places[row];
       const unsigned h = down + place.down, w = across + place.across;  // before the first: very large
       const bool inside = some && h < H && w < W;
