@@ -224,7 +224,7 @@ CASES = {  # for a kernel file: cases by arrays of the device; small tiles, so t
                     Case((1, 2, 2, 1), (1, 2, 2), pad=(3, 3))],
     "conv_weights_tensor": [Case((15, 4, 3, 3), (17, 3, 3), pad=(1, 1)),
                             Case((4, 5, 4, 36), (4, 2, 2), stride=2, pad=(0, 1), groups=2),
-                            Case((33, 3, 2, 32), (2, 1, 1), pad=(1, 1))],
+                            Case((33, 5, 2, 32), (2, 1, 1), pad=(1, 1))],
     "conv_passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((1, 9, 9, 60), (2, 1, 1))],
 }
 TINY = {"TILES": {16: (64, 16, 16, 1)}, "WEIGHT_TILES": {16: (32, 16, 16, 1)}}
@@ -238,7 +238,7 @@ EDITS = {
         ("(K + BK - 1) / BK", "K / BK"),
         ("mma_m16n8k8_tf32(sums[i][j], small, right_big[j])", ""),
         ("mma_m16n8k8_tf32(sums[i][j], big, right_small[j])", ""),
-        ("(group * C + c) * R * S + tap", "c * R * S + tap"),
+        ("c * R * S + tap", "(c - group * C) * R * S + tap"),
     ],
     "conv_weights_tensor": [
         ("(i / 4 ^ row % 8)", "(i / 4 ^ row % 16)"),
@@ -278,7 +278,7 @@ def run_cases(patch, name, text):
 
     patch.setattr(device.Runner, "module", recorded)
     patch.setattr(device.Runner, "mutated", {launch.text(path): text})
-    patch.setattr(conv, "PART_TERMS", 24)
+    patch.setattr(conv, "PART_TERMS", 100)
     patch.setattr(conv, "BIAS_TERMS", 24)
     patch.setattr(conv, "BIAS_BLOCKS", 4)
     for table, tile in TINY.items():

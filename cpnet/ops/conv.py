@@ -27,7 +27,7 @@ from numpy.lib.stride_tricks import as_strided
 from cpnet.arrays import chunks, parallel, scratch
 from cpnet.launch import blocks, empty, expect, launch, on_gpu, workspace
 from cpnet.ops import conv_tensor
-from cpnet.ops.conv_tensor import least_padding
+from cpnet.ops.conv_tensor import little_padding
 from cpnet.ops.pointwise import relu_backward, relu_forward
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
@@ -314,8 +314,8 @@ def _pixel_grid(maps, shape, groups, dtype):
 
 def _tile(rows, columns, dtype):
     """The macros of a block's tile of a product with so many rows and columns."""
-    height = least_padding(rows, HEIGHTS)
-    width = least_padding(columns, [width for width in WIDTHS if width * dtype.itemsize <= 512])
+    height = max(little_padding(rows, HEIGHTS))
+    width = max(little_padding(columns, [width for width in WIDTHS if width * dtype.itemsize <= 512]))
     thread_rows, thread_columns = WIDTHS[width]
     return {"BM": height, "BN": width, "TM": thread_rows, "TN": thread_columns}
 

@@ -50,7 +50,9 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
   extern __shared__ __align__(16) float shared[];
   int* const rows = (int*)(shared + STAGES * SLOT);  // of each k: its row of the weights; -1 beyond the last
   int* const pixels = rows + most;                   // [PIXELS][most]: its pixel of the source; -1 where there is none
-  int* const taps = (int*)shared;                    // before the tiles come: the taps that are needed, in order
+  // Before the tiles come, in their place: the taps that are needed, in order, and the pixels that each tap reads.
+  int* const taps = (int*)shared;
+  int* const read = taps + R * S;  // [PIXELS][R · S]
   __shared__ int tap_count;
 
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, g = lane / 4, t = lane % 4;
@@ -58,18 +60,19 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
   const int m0 = blockIdx.y * ROWS, padded = gridDim.y * ROWS, group = blockIdx.z;
   const Map map = {scale, offset, direction, divisor};
 
-  // The pixel of the source that a tap reads for pixel j of this block, or -1.
-  auto pixel_of = [&](int j, int tap) {
-    const int pixel = first_pixel + j, h = map.row(pixel / Q, tap / S, H), w = map.row(pixel % Q, tap % S, W);
-    return min(h, w) >= 0 ? h * W + w : -1;
-  };
+  for (int i = thread; i < PIXELS * R * S; i += THREADS) {
+    const int pixel = first_pixel + i / (R * S), tap = i % (R * S);
+    const int h = map.row(pixel / Q, tap / S, H), w = map.row(pixel % Q, tap % S, W);
+    read[i] = min(h, w) >= 0 ? h * W + w : -1;
+  }
+  __syncthreads();
   if (warp == 0) {
     int count = 0;
     for (int first = 0; first < R * S; first += 32) {
       const int tap = first + lane;
       bool needed = false;
       if (tap < R * S)
-        for (int j = 0; j < PIXELS; j++) needed = needed || pixel_of(j, tap) >= 0;
+        for (int j = 0; j < PIXELS; j++) needed = needed || read[j * R * S + tap] >= 0;
       const unsigned lanes = __ballot_sync(~0u, needed);
       if (needed) taps[count + __popc(lanes & ((1u << lane) - 1))] = tap;
       count += __popc(lanes);
@@ -78,12 +81,13 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
   }
   __syncthreads();
   const int K = C * tap_count, stages = (K + BK - 1) / BK;
+#pragma unroll 2
   for (int k = thread; k < stages * BK; k += THREADS) {
-    const int c = k / tap_count, tap = taps[k % tap_count];
-    rows[k] = k < K ? (group * C + c) * R * S + tap : -1;
+    const int c = group * C + k / tap_count, tap = taps[k % tap_count];
+    rows[k] = k < K ? c * R * S + tap : -1;
     for (int j = 0; j < PIXELS; j++) {
-      const int pixel = pixel_of(j, tap);
-      pixels[j * most + k] = k < K && pixel >= 0 ? (group * C + c) * H * W + pixel : -1;
+      const int pixel = read[j * R * S + tap];
+      pixels[j * most + k] = k < K && pixel >= 0 ? c * H * W + pixel : -1;
     }
   }
   __syncthreads();

@@ -53,7 +53,7 @@ def _product(source, w, bias, result, relu, groups, source_shape, result_shape, 
     most = blocks(source_shape[0] * taps, DEPTH) * DEPTH
     slot = DEPTH * (rows + 8 + columns + 8)
     stages, shared = _stages(source, 4 * slot, 4 * (1 + pixels) * most + 16)
-    if not stages or taps > slot:
+    if not stages or (1 + pixels) * taps > slot:
         return False
     packed = pack(w, *packing, blocks(maps, rows) * rows)
     grid = blocks(result_shape[1] * result_shape[2], pixels) * blocks(images, each), blocks(maps, rows), groups
@@ -87,18 +87,18 @@ def weight_launch(x, d_y, d_w, groups):
 
 
 def _tile(tiles, maps):
-    """(rows, columns, macros) of the tile for so many maps."""
+    """(rows, columns, macros) of the tile for so many maps: the largest that wastes little."""
     math = launch.math()
-    rows = least_padding(maps, tiles[math])
+    rows = max(little_padding(maps, tiles[math]), key=lambda rows: (rows * tiles[math][rows][0], rows))
     columns, warp_rows, warp_columns, resident = tiles[math][rows]
     return rows, columns, {"ROWS": rows, "TM": warp_rows, "TN": warp_columns, "RESIDENT": resident,
                            "SPLIT": int(math == "fp32")}
 
 
-def least_padding(count, sizes):
-    """The largest of these tile sizes that pads `count` to at most an eighth more than the best of them does."""
+def little_padding(count, sizes):
+    """Those of these tile sizes that pad `count` to at most an eighth more than the best of them does."""
     padded = {size: blocks(count, size) * size for size in sizes}
-    return max(size for size in sizes if padded[size] * 8 <= min(padded.values()) * 9)
+    return [size for size in sizes if padded[size] * 8 <= min(padded.values()) * 9]
 
 
 def _stages(array, slot, tables, static=0):
