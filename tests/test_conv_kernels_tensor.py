@@ -203,7 +203,7 @@ def test_no_bank_is_met_twice():
             assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (columns + 8) + g, 1) == 1
     text = launch.text(FOLDER / "conv_weights_tensor.cu")
     probe = 'extern "C" __global__ void probe(int* to, int k) { int l = threadIdx.x; to[l] = at(l % 16, k + l / 16 * 4); }'
-    macros = {"ROWS": 32, "COLUMNS": 32, "TM": 32, "TN": 32, "STAGES": 2, "VECTOR": 4, "SPLIT": 1, "RESIDENT": 1}
+    macros = {"ROWS": 32, "COLUMNS": 32, "TM": 32, "TN": 32, "STAGES": 2, "VECTOR": 4, "SPLIT": 1}
     kernel = cuemu.RawModule(code=text + probe, options=[f"-D{name}={value}" for name, value in macros.items()])
     for k in range(0, conv_tensor.WEIGHT_DEPTH, 8):
         words = np.zeros(32, np.int32)
@@ -227,7 +227,7 @@ CASES = {  # for a kernel file: cases by arrays of the device; small tiles, so t
                             Case((33, 5, 2, 32), (2, 1, 1), pad=(1, 1))],
     "conv_passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((1, 9, 9, 60), (2, 1, 1))],
 }
-TINY = {"TILES": {16: (64, 16, 16, 1)}, "WEIGHT_TILES": {16: (32, 16, 16, 1)}}
+TINY = {"TILES": {16: (64, 16, 16)}, "WEIGHT_TILES": {16: (32, 16, 16)}}
 
 # Edits by hand of what mutate.py leaves alone: what to replace, and by what.
 EDITS = {

@@ -43,7 +43,7 @@ struct Map {
 // A lane's rows of a warp's tile are dealt out in pairs, 2g and 2g + 1 of each 16, which one 8-byte load brings.
 __device__ __forceinline__ int tile_row(int i, int g) { return i / 2 * 16 + 2 * g + i % 2; }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(THREADS)
 conv_product(const float* __restrict__ source, const float* __restrict__ weights, const float* __restrict__ bias,
              float* __restrict__ result, bool biased, bool relu, int C, int H, int W, int N, int M, int P, int Q, int R, int S,
              int scale, int offset, int direction, int divisor, int most) {

@@ -11,17 +11,17 @@ import numpy as np
 from cpnet import launch
 from cpnet.launch import blocks
 
-# By math and rows of a block's tile: its columns, a warp's rows and columns of it, blocks that a multiprocessor should hold.
-# 3×TF32 keeps a second set of sums, so its warps own fewer results.
+# By math and rows of a block's tile: its columns, a warp's rows and columns of it. 3×TF32 keeps a second set of sums, so its
+# warps own fewer results.
 TILES = {
-    "fp32": {128: (128, 64, 32, 1), 96: (128, 48, 32, 1), 64: (128, 32, 32, 1), 48: (256, 48, 32, 1), 32: (128, 32, 32, 1)},
-    "tf32": {192: (128, 48, 64, 1), 128: (256, 64, 64, 1), 96: (256, 48, 64, 1), 64: (128, 32, 64, 1), 48: (256, 48, 32, 1),
-             32: (128, 32, 32, 1)},
+    "fp32": {128: (128, 64, 32), 96: (128, 48, 32), 64: (128, 32, 32), 48: (256, 48, 32), 32: (128, 32, 32)},
+    "tf32": {192: (128, 48, 64), 128: (256, 64, 64), 96: (256, 48, 64), 64: (128, 32, 64), 48: (256, 48, 32),
+             32: (128, 32, 32)},
 }
 WEIGHT_TILES = {
-    "fp32": {128: (128, 64, 32, 1), 96: (128, 48, 32, 1), 64: (128, 32, 32, 1), 48: (128, 48, 32, 1), 32: (128, 32, 32, 1)},
-    "tf32": {192: (128, 48, 64, 1), 128: (256, 64, 64, 1), 96: (192, 48, 48, 1), 64: (128, 32, 64, 1), 48: (128, 48, 32, 1),
-             32: (128, 32, 32, 1)},
+    "fp32": {128: (128, 64, 32), 96: (128, 48, 32), 64: (128, 32, 32), 48: (128, 48, 32), 32: (128, 32, 32)},
+    "tf32": {192: (128, 48, 64), 128: (256, 64, 64), 96: (192, 48, 48), 64: (128, 32, 64), 48: (128, 48, 32),
+             32: (128, 32, 32)},
 }
 FEWEST_IMAGES = 32  # of a block; with fewer in the batch it takes more pixels, but not the more so
 DEPTH, WEIGHT_DEPTH = 16, 32  # k of a stage: BK of the two kernels
@@ -90,9 +90,8 @@ def _tile(tiles, maps):
     """(rows, columns, macros) of the tile for so many maps: the largest that wastes little."""
     math = launch.math()
     rows = max(little_padding(maps, tiles[math]), key=lambda rows: (rows * tiles[math][rows][0], rows))
-    columns, warp_rows, warp_columns, resident = tiles[math][rows]
-    return rows, columns, {"ROWS": rows, "TM": warp_rows, "TN": warp_columns, "RESIDENT": resident,
-                           "SPLIT": int(math == "fp32")}
+    columns, warp_rows, warp_columns = tiles[math][rows]
+    return rows, columns, {"ROWS": rows, "TM": warp_rows, "TN": warp_columns, "SPLIT": int(math == "fp32")}
 
 
 def little_padding(count, sizes):

@@ -22,7 +22,7 @@
 // Where image i of a row of a tile lies.
 __device__ __forceinline__ int at(int row, int i) { return row * BK + (i / 4 ^ row % 8) * 4 + i % 4; }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(THREADS)
 conv_weight_parts_tensor(const float* __restrict__ x, const float* __restrict__ d_y, float* __restrict__ parts,
                          int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before) {
   extern __shared__ __align__(16) float shared[];
