@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cpnet import launch
-from cpnet.ops import conv, conv_tensor
+from cpnet.ops import conv, conv_launch, conv_tensor
 from tests import cuemu, device
 from tests.conftest import CuemuBackend
 from tests.cuemu import mutate
@@ -41,7 +41,7 @@ def launched(monkeypatch):
             names.append((name, options["defines"]))
         return original(file, name, *arguments, **options)
 
-    for module in launch, conv:
+    for module in launch, conv_launch:
         monkeypatch.setattr(module, "launch", noted)
     return names
 
@@ -128,14 +128,14 @@ def test_tiles(monkeypatch, launched, math, rows):
     Case((2, 9, 8, 2), (3, 2, 2), stride=4),  # pixels that no window sees
 ], ids=str)
 def test_ragged_and_odd(monkeypatch, launched, case):
-    monkeypatch.setattr(conv, "PART_TERMS", 24)  # more parts than some taps have pixels
+    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)  # more parts than some taps have pixels
     compare(case)
     assert "conv_weight_parts" not in dict(launched)
 
 
 def test_the_same_bits_in_any_order_of_threads(monkeypatch):
     monkeypatch.setattr(device, "SEEDS", (0, 1, 2))  # which device.py compares
-    monkeypatch.setattr(conv, "PART_TERMS", 24)
+    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)
     compare(Case((6, 5, 4, 10), (10, 3, 3), pad=(1, 1), groups=2))
     compare(Case((3, 9, 7, 8), (4, 3, 3), stride=2, pad=(0, 1)), "tf32")
 
@@ -278,9 +278,9 @@ def run_cases(patch, name, text):
 
     patch.setattr(device.Runner, "module", recorded)
     patch.setattr(device.Runner, "mutated", {launch.text(path): text})
-    patch.setattr(conv, "PART_TERMS", 100)
-    patch.setattr(conv, "BIAS_TERMS", 24)
-    patch.setattr(conv, "BIAS_BLOCKS", 4)
+    patch.setattr(conv_launch, "PART_TERMS", 100)
+    patch.setattr(conv_launch, "BIAS_TERMS", 24)
+    patch.setattr(conv_launch, "BIAS_BLOCKS", 4)
     for table, tile in TINY.items():
         patch.setitem(getattr(conv_tensor, table), "fp32", tile)
     for cache in "_modules", "_functions", "_workspaces":

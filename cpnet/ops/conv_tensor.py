@@ -2,7 +2,7 @@
 shared memory, and the launches of conv_tensor.cu and conv_weights_tensor.cu. docs/kernels.md leads through them.
 
 `launch.math()` decides between 3×TF32, as exact as float32, and TF32. What does not fit (float64, older GPUs, a filter with
-too many weights) is left to the plain kernels of conv.py.
+too many weights) is left to the plain kernels.
 """
 from pathlib import Path
 
@@ -32,7 +32,7 @@ _WEIGHTS = Path(__file__).with_name("conv_weights_tensor.cu")
 
 
 def forward(x, w, b, y, sizes, groups, relu):
-    """Assigns y and returns True; False where this is for the plain kernel. `sizes`: see conv.py, `_sizes`."""
+    """Assigns y and returns True; False where this is for the plain kernel. `sizes`: see conv_launch.py."""
     C, H, W, _, F, R, S, P, Q, stride, before = sizes
     return _product(x, w, b, y, relu, groups, (C, H, W), (F, P, Q), (R, S), (stride, -before, 1, 1), (groups, F, C * R * S))
 
@@ -72,7 +72,7 @@ def pack(w, batch, rows, columns, padded):
     return packed
 
 
-def weight_launch(x, d_y, d_w, groups):
+def weights(x, d_y, d_w, groups):
     """How to launch conv_weight_parts_tensor: (file, kernel, rows and columns of a tile, threads, options of `launch`).
 
     None where this is for the plain kernel.
