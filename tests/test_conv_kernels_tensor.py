@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet import launch
+from cpnet import launch, nets
+from cpnet.columns import Device
+from cpnet.layers import Pass
+from cpnet.network import Network
 from cpnet.ops import conv, conv_launch, conv_tensor
 from tests import cuemu, device
 from tests.conftest import CuemuBackend
@@ -192,6 +195,22 @@ def test_a_step_allocates_nothing_the_second_time(monkeypatch):
         conv.conv_forward(x, w, b, **case.options(), out=y)
         conv.conv_backward(d_y, x, w, d_w, d_b, **case.options(), out=d_x)
     assert before == len(asked) > 0
+
+
+def test_a_step_of_a_net(launched):
+    """Five convolutions with ReLU in their kernels, two columns: the gradients of the definition in float64."""
+    table, rng = nets.build("mini", (1, 8, 8), 10), np.random.default_rng(0)
+    images, labels = rng.standard_normal((1, 8, 8, 4)), np.array([1, 2, 9, 0], np.int32)
+    exact, tensor = (Network(table, [where], seed=3, dtype=dtype)
+                     for where, dtype in ((Device(), np.float64), (device.Emulated("cpu"), np.float32)))
+    step = Pass(training=True, seed=3)
+    assert error(launch.to_host(tensor.forward(images.astype(np.float32), step)), exact.forward(images, step)) < 1e-6
+    for network in exact, tensor:
+        network.backward(labels)
+    for name in exact.parameters:
+        assert error(tensor.get("gradients", name), exact.get("gradients", name)) < 2e-6, name
+    names = [name for name, _ in launched]
+    assert names.count("conv_product") == 9 and names.count("conv_weight_parts_tensor") == 5 and len(names) == 14
 
 
 def test_no_bank_is_met_twice():
