@@ -21,7 +21,7 @@ import numpy as np
 from cpnet.errors import CpnetError
 
 GRID = 2**31 - 1, 65535, 65535  # blocks at most, by axis
-DEFAULT_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking
+DEFAULT_SHARED = 32 << 10  # bytes of dynamic shared memory that a kernel has without asking: 48 KiB less its own arrays
 _DTYPES = {name: np.dtype(code) for name, code in {
     "float": "f4", "double": "f8", "int": "i4", "unsigned": "u4", "unsigned int": "u4", "long long": "i8",
     "unsigned long long": "u8", "unsigned char": "u1", "bool": "?"}.items()}
@@ -30,6 +30,7 @@ _math = MATH[0]
 _platforms = {}  # type of array: its platform
 _modules = {}  # (platform, device, file, defines): compiled module
 _functions = {}  # the same and the kernel's name: function
+_shared = {}  # function: bytes of dynamic shared memory asked for
 _workspaces = {}  # (platform, device, name, dtype): arrays, the last and largest of which is in use
 
 
@@ -321,8 +322,8 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
                 options = tuple(f"-D{macro}={value}" for macro, value in defines.items())
                 _modules[key] = platform.module(text(_path(file)), options)
             function = _functions[name, *key] = _modules[key].get_function(name)
-        if shared > DEFAULT_SHARED and shared > function.max_dynamic_shared_size_bytes:
-            function.max_dynamic_shared_size_bytes = shared
+        if shared > _shared.get(function, DEFAULT_SHARED):
+            function.max_dynamic_shared_size_bytes = _shared[function] = shared
         function(grid, block, values, shared_mem=shared)
 
 
