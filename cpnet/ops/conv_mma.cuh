@@ -73,29 +73,26 @@ __device__ __forceinline__ void split(float value, unsigned& big, unsigned& smal
   }
 }
 
-// sums += left · right over 8 k. The small products first, and each kind for all columns before the next, so that no
-// product waits for the one just before it.
+// sums += left · right over 8 k. The small products first, and each kind for all tiles before the next, so that no product
+// waits for one that is still on its way.
 __device__ __forceinline__ void multiply(Sums& sums, const Left& left, const Right& right) {
-  constexpr int COUNT = TN / 8;
-  unsigned right_big[COUNT][2], right_small[COUNT][2];
+  constexpr int HIGH = TM / 16, WIDE = TN / 8;
+  unsigned left_big[HIGH][4], left_small[HIGH][4], right_big[WIDE][2], right_small[WIDE][2];
 #pragma unroll
-  for (int j = 0; j < COUNT; j++)
+  for (int j = 0; j < WIDE; j++)
 #pragma unroll
     for (int h = 0; h < 2; h++) split(right[h][j], right_big[j][h], right_small[j][h]);
 #pragma unroll
-  for (int i = 0; i < TM / 16; i++) {
-    unsigned big[4], small[4];
+  for (int i = 0; i < HIGH; i++)
 #pragma unroll
-    for (int e = 0; e < 4; e++) split(left[e / 2][2 * i + e % 2], big[e], small[e]);
-    if (SPLIT) {
+    for (int e = 0; e < 4; e++) split(left[e / 2][2 * i + e % 2], left_big[i][e], left_small[i][e]);
 #pragma unroll
-      for (int j = 0; j < COUNT; j++) mma_m16n8k8_tf32(sums[i][j], small, right_big[j]);
+  for (int kind = SPLIT ? 0 : 2; kind < 3; kind++)
 #pragma unroll
-      for (int j = 0; j < COUNT; j++) mma_m16n8k8_tf32(sums[i][j], big, right_small[j]);
-    }
+    for (int i = 0; i < HIGH; i++)
 #pragma unroll
-    for (int j = 0; j < COUNT; j++) mma_m16n8k8_tf32(sums[i][j], big, right_big[j]);
-  }
+      for (int j = 0; j < WIDE; j++)
+        mma_m16n8k8_tf32(sums[i][j], kind == 0 ? left_small[i] : left_big[i], kind == 1 ? right_small[j] : right_big[j]);
 }
 
 // sums += the products of `stages` stages. load(stage, slot) starts this thread's copies into a slot of the ring, for
