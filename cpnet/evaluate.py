@@ -3,11 +3,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cpnet.errors import CpnetError
+from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Pass
 from cpnet.nets import crop_size
 from cpnet.ops import softmax
-from data.loader import Loader
 
 TOP = 5
 
@@ -39,9 +39,8 @@ def evaluate(network, dataset, split="val", *, crops=1, batch=128, threads=1, pr
     """
     loss = wrong = wrong5 = seen = 0
     batch = max(1, batch // crops)
-    with Loader(dataset, split, batch=batch, crop=network.table.image[1], mode="centre" if crops == 1 else "ten",
-                threads=threads, dtype=network.dtype) as loader:
-        for images, labels, _ in tqdm(loader, desc=split, unit="batch", leave=False, disable=not progress):
+    with Feed(network, dataset, split, batch=batch, mode="centre" if crops == 1 else "ten", threads=threads) as feed:
+        for images, labels, _ in tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress):
             if stop():
                 raise Stopped
             n = len(labels)
@@ -53,6 +52,7 @@ def evaluate(network, dataset, split="val", *, crops=1, batch=128, threads=1, pr
                 rank = to_host(softmax.label_rank(logits, labels))
             else:
                 mean = probabilities(network, images).reshape(-1, crops, n).mean(axis=1)
+                labels = to_host(labels)
                 right = mean[labels, np.arange(n)]
                 loss -= float(np.log(np.maximum(right, np.finfo(mean.dtype).tiny)).sum(dtype=np.float64))
                 rank = softmax.label_rank(mean, labels)

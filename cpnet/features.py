@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
+from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Dropout, Linear, Pass
-from data.loader import Loader
 
 FORMAT, VERSION = "cpnet-features", 1
 SAVE_EVERY = 64  # batches
@@ -73,10 +73,9 @@ def extract(network, dataset, out, splits, *, made_from, batch=128, threads=1, p
 
 
 def _extract_split(network, dataset, split, done, batch, threads, progress, fd, place, save):
-    with Loader(dataset, split, batch=batch, crop=network.table.image[1], mode="centre", start=done // batch, threads=threads,
-                dtype=network.dtype) as loader:
+    with Feed(network, dataset, split, batch=batch, mode="centre", start=done // batch, threads=threads) as feed:
         count = done // batch * batch
-        for number, loaded in enumerate(tqdm(loader, desc=split, unit="batch", leave=False, disable=not progress), 1):
+        for number, loaded in enumerate(tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress), 1):
             rows = np.ascontiguousarray(hidden(network, loaded.images), np.float32)
             _write(fd, memoryview(rows.reshape(-1).view(np.uint8)), place + count * rows[0].nbytes)
             count += len(rows)

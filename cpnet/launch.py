@@ -45,7 +45,8 @@ class Cupy:
         self.set_compute_type = linalg.set_compute_type
         self.math = None  # that cuBLAS has been told
         self.shared_memory = {}  # device: what `tensor_cores` says of it
-        self.copy_streams = {}  # device: the stream on which copies to it run
+        self.copy_streams = {}  # device: the stream on which copies to it from other devices run
+        self.upload_streams = {}  # device: the stream on which copies to it from pinned memory run
 
     def count(self):
         """How many GPUs there are. Raises CpnetError where there is no driver."""
@@ -141,14 +142,42 @@ class Cupy:
                 with self.on(self.device(array)):
                     self.cupy.cuda.get_current_stream().wait_event(event)
 
-    def _copy_stream(self, device):
-        if device not in self.copy_streams:
-            self.copy_streams[device] = self.cupy.cuda.Stream(non_blocking=True)
-        return self.copy_streams[device]
+    def pinned(self, size):
+        """See `pinned`."""
+        memory = self.cupy.cuda.alloc_pinned_memory(size)
+        return np.ndarray((size,), np.uint8, memory)
 
-    def _record(self, stream):
+    def upload(self, array, values, after):
+        """See `upload`; `array` is the current device's."""
+        stream = self._stream(self.upload_streams, self.device(array))
+        stream.wait_event(after)
+        array.data.copy_from_host_async(values.ctypes.data, values.nbytes, stream)
+        return self._record(stream, block=True)  # the thread that waits for it sleeps
+
+    def mark(self):
+        """An event at the end of what the current device has been given."""
+        return self._record(self.cupy.cuda.get_current_stream(), block=True)
+
+    def follow(self, event):
+        """What the current device is given from now on waits for the event, be it of another stream or device."""
+        self.cupy.cuda.get_current_stream().wait_event(event)
+
+    def wait(self, event):
+        """See `wait`. The interpreter lock is free meanwhile."""
+        event.synchronize()
+
+    def _copy_stream(self, device):
+        return self._stream(self.copy_streams, device)
+
+    def _stream(self, streams, device):
+        """The stream of `device`, which is the current one, among `streams`; made at first."""
+        if device not in streams:
+            streams[device] = self.cupy.cuda.Stream(non_blocking=True)
+        return streams[device]
+
+    def _record(self, stream, **kind):
         """An event at the end of what `stream`, of the current device, has been given."""
-        return stream.record(self.cupy.cuda.Event(disable_timing=True))
+        return stream.record(self.cupy.cuda.Event(disable_timing=True, **kind))
 
 
 @functools.cache
@@ -280,6 +309,46 @@ def copy(pairs):
         if not (to.flags.c_contiguous and source.flags.c_contiguous):
             raise TypeError("copy: an array is not contiguous")
     _platform(type(pairs[0][0])).copy(pairs)
+
+
+# From pinned memory, while the device computes
+
+
+def pinned(like, size):
+    """`size` bytes of host memory, NumPy uint8, that the kind of device `like` is on can read while the CPU does other work."""
+    return _platform(type(like)).pinned(size)
+
+
+def upload(array, values, after):
+    """Copy NumPy `values`, in pinned memory, into `array`, of the same bytes, once the event `after` has passed.
+
+    On a stream of its own: neither the CPU waits nor what the device computes. Returns an event: until it has passed,
+    `array` is not to be read (`follow`), nor `values` to be written (`wait`).
+    """
+    if array.nbytes != values.nbytes or not (array.flags.c_contiguous and values.flags.c_contiguous):
+        raise TypeError(f"upload: {values.dtype} {values.shape} to {array.dtype} {array.shape}, or not contiguous")
+    platform = _platform(type(array))
+    with platform.on(platform.device(array)):
+        return platform.upload(array, values, after)
+
+
+def mark(array):
+    """An event that passes when the device of `array` has done what it has been given so far."""
+    platform = _platform(type(array))
+    with platform.on(platform.device(array)):
+        return platform.mark()
+
+
+def follow(array, event):
+    """The device of `array` does what it is given from now on after `event` has passed. The CPU does not wait."""
+    platform = _platform(type(array))
+    with platform.on(platform.device(array)):
+        platform.follow(event)
+
+
+def wait(array, event):
+    """Returns when an event of the device of `array` has passed. From any thread."""
+    _platform(type(array)).wait(event)
 
 
 # Launching

@@ -131,13 +131,17 @@ class Network:
     # The passes
 
     def forward(self, images, run=None, watch=None):
-        """images (C, H, W, N), NumPy's or the first device's → logits (classes, N) on the first device, until the next pass.
+        """images (C, H, W, N), NumPy's, or a list of each device's own → logits (classes, N) on the first device, until the
+        next pass.
 
         `watch(layer, outputs)`, if given, sees every layer's outputs, one array for each device.
         """
         run = run or Pass()
-        copies = {device: device.put(images) for device in self.devices}
-        outputs = [copies[device] for device in self.devices]
+        if isinstance(images, list):
+            outputs = images
+        else:
+            copies = {device: device.put(images) for device in self.devices}
+            outputs = [copies[device] for device in self.devices]
         for index, (layer, parts) in enumerate(zip(self.table.layers, self.parts, strict=True)):
             if layer.reads == "all" and index > 0:
                 outputs = gather(outputs, parts)

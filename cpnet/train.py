@@ -11,11 +11,11 @@ from tqdm import tqdm
 from cpnet import checkpoint
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped, evaluate
+from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Pass
 from cpnet.ops import softmax
 from cpnet.schedule import schedule
-from data.loader import Loader
 
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
 STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets;
@@ -59,6 +59,7 @@ class Trainer:
             self.schedule.restore(self.state.schedule)
         self.saved_at = time.monotonic()
         self.warned = False
+        self.remark = ""  # on the last epoch's speed
 
     @property
     def rate(self):
@@ -105,13 +106,13 @@ class Trainer:
     def _epoch(self):
         """The rest of the present epoch's batches."""
         settings, state = self.settings, self.state
-        with Loader(self.dataset, "train", batch=settings["batch"], crop=self.network.table.image[1], seed=settings["seed"],
-                    epoch=state.epoch, start=state.batch, drop_last=True, mirror=settings["mirror"], colour=settings["colour"],
-                    threads=settings["loader_threads"], dtype=self.network.dtype) as loader, \
-             tqdm(total=state.images + len(loader) * settings["batch"], initial=state.images, unit=" images", leave=False,
+        with Feed(self.network, self.dataset, "train", batch=settings["batch"], seed=settings["seed"], epoch=state.epoch,
+                  start=state.batch, drop_last=True, shuffle=settings.get("shuffle", "full"), mirror=settings["mirror"],
+                  colour=settings["colour"], threads=settings["loader_threads"]) as feed, \
+             tqdm(total=state.images + len(feed) * settings["batch"], initial=state.images, unit=" images", leave=False,
                   desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
-            last, began, before = state.batch + len(loader), time.perf_counter(), state.seconds
-            for images, labels, _ in loader:
+            last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
+            for images, labels, _ in feed:
                 loss, wrong = self.step(images, labels)
                 state.batch += 1
                 state.loss += loss
@@ -125,6 +126,7 @@ class Trainer:
                     raise Stopped
                 if time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]:
                     self.save()
+            self.remark = feed.remark(time.perf_counter() - began)
 
     def _validate(self):
         return evaluate(self.network, self.dataset, "val", batch=self.settings["batch"],
@@ -145,7 +147,8 @@ class Trainer:
         self.folder.write_filters(state.epoch, self.network.get("values", "conv1.weight"))
         self.save(best)
         self.folder.write_history(state.history)
-        self.say(self._epoch_line(line) + (f"; the rate drops to {self.rate:g}" if self.rate < rate else ""))
+        self.say(self._epoch_line(line) + (f"; {self.remark}" if self.remark else "") +
+                 (f"; the rate drops to {self.rate:g}" if self.rate < rate else ""))
 
     def _epoch_line(self, line):
         left = line["seconds"] * (self.settings["epochs"] - line["epoch"])

@@ -10,21 +10,13 @@ from collections import namedtuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from data.order import COLOUR, CROP, MIRROR, generator
+
 STRIP_BYTES = 1 << 20  # float32 pixels of one strip of a batch: about a core's L2 cache (256 KiB to 1 MiB measure alike)
 COLOUR_STD = 0.1  # of the Gaussian α in the paper's section 4.1
-_ORDER, _CROP, _MIRROR, _COLOUR = range(4)  # separate streams: leaving one out does not change the others
 
 View = namedtuple("View", "top left mirror shift")
 View.__doc__ = "Of n images: crop corner top, left int64 (n,); mirror bool (n,); colour shift float (n, C), or None."
-
-
-def _generator(seed, epoch, stream):
-    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
-
-
-def epoch_order(count, seed, epoch):
-    """The order of an epoch: a permutation of 0..count−1, int64."""
-    return _generator(seed, epoch, _ORDER).permutation(count)
 
 
 def random_views(count, shape, crop, seed, epoch, *, mirror=True, pca=None):
@@ -35,11 +27,11 @@ def random_views(count, shape, crop, seed, epoch, *, mirror=True, pca=None):
     """
     _, height, width = shape
     across = width - crop + 1
-    place = _generator(seed, epoch, _CROP).integers((height - crop + 1) * across, size=count)
-    mirrors = _generator(seed, epoch, _MIRROR).random(count, dtype=np.float32) < 0.5 if mirror else np.zeros(count, bool)
+    place = generator(seed, epoch, CROP).integers((height - crop + 1) * across, size=count)
+    mirrors = generator(seed, epoch, MIRROR).random(count, dtype=np.float32) < 0.5 if mirror else np.zeros(count, bool)
     shift = None
     if pca is not None:
-        alpha = COLOUR_STD * _generator(seed, epoch, _COLOUR).standard_normal((count, 3), dtype=np.float32)
+        alpha = COLOUR_STD * generator(seed, epoch, COLOUR).standard_normal((count, 3), dtype=np.float32)
         shift = (alpha * pca.std) @ pca.vectors.T
     return View(place // across, place % across, mirrors, shift)
 
@@ -61,10 +53,31 @@ def fixed_view(top, left, mirror):
 
 
 def take(view, images):
-    """The View of `images` (indices, or a count of images that share a fixed view)."""
-    if np.ndim(images) == 0:
+    """The View of `images` (indices, a slice, or a count of images that share a fixed view)."""
+    if isinstance(images, int):
         return View(*(np.repeat(field, images) for field in view[:3]), None)
     return View(*(None if field is None else field[images] for field in view))
+
+
+def mirrored(pixels):
+    """pixels uint8 (…, W), contiguous, with every row reversed."""
+    if pixels.shape[-1] % 8:
+        return pixels[..., ::-1]
+    # Eight at a time: words in reverse order, each with its bytes swapped.
+    return pixels.view(">u8")[..., ::-1].astype("<u8").view(np.uint8)
+
+
+def cut(raw, view, rows, width, mirror=True):
+    """Windows of rows × width pixels of raw uint8 (n, C, H, W), one an image, its corner at view.top, view.left.
+
+    A new array uint8 (n, C, rows, width), mirrored where view.mirror says so and `mirror` allows it.
+    """
+    windows = sliding_window_view(raw, (rows, width), axis=(2, 3))
+    pixels = windows[np.arange(len(raw)), :, view.top, view.left]
+    flipped = np.flatnonzero(view.mirror) if mirror else ()
+    if len(flipped):
+        pixels[flipped] = mirrored(pixels[flipped])
+    return pixels
 
 
 class Cropper:
@@ -80,22 +93,20 @@ class Cropper:
     def __call__(self, raw, view, out):
         """raw uint8 (n, C, H, W) seen by View (of n images) → out float (C, crop, crop, n), written in place.
 
-        A strip of rows of all n images at a time, small enough for the cache: gather u8 windows, subtract gathered
-        mean windows, add the shift, transpose. Few NumPy calls on much data each, so the interpreter lock stays free.
+        A strip of rows of all n images at a time, small enough for the cache: gather u8 windows, subtract gathered mean
+        windows, add the shift, transpose. Few NumPy calls on much data each, so the interpreter lock stays free.
         """
         n, channels, crop = *raw.shape[:2], self.crop
-        flipped = np.flatnonzero(view.mirror)
+        if not n:
+            return
         mean_left = np.where(view.mirror, self.width - crop - view.left, view.left)
         shift = None if view.shift is None else view.shift.astype(self.dtype)[:, :, None, None]
-        images, mirror = np.arange(n), view.mirror.astype(np.intp)
-        height = max(1, min(crop, STRIP_BYTES // (n * channels * crop * 4)))
+        mirror, height = view.mirror.astype(np.intp), max(1, min(crop, STRIP_BYTES // (n * channels * crop * 4)))
         for row in range(0, crop, height):
-            strip = (min(height, crop - row), crop)
-            pixels = sliding_window_view(raw, strip, axis=(2, 3))[images, :, view.top + row, view.left]  # (n,C,rows,crop)
-            if len(flipped):
-                pixels[flipped] = pixels[flipped][..., ::-1]
-            values = sliding_window_view(self.means, strip, axis=(2, 3))[mirror, :, view.top + row, mean_left]
+            rows = min(height, crop - row)
+            pixels = cut(raw, view._replace(top=view.top + row), rows, crop)
+            values = sliding_window_view(self.means, (rows, crop), axis=(2, 3))[mirror, :, view.top + row, mean_left]
             np.subtract(pixels, values, out=values)
             if shift is not None:
                 values += shift
-            np.copyto(out[:, row:row + height], values.transpose(1, 2, 3, 0))
+            np.copyto(out[:, row:row + rows], values.transpose(1, 2, 3, 0))

@@ -1,7 +1,8 @@
 """One HDF5 file is one data set: reading it. The layout is described in docs/data.md, writing is in writer.py.
 
-h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels, one contiguous
-block of bytes per split, are read with `preadv` at the block's place in the file: threads do not wait for each other.
+h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels, or JPEGs, one
+contiguous block of bytes per split, are read with `preadv` at the block's place in the file (pixels.py): threads do not wait
+for each other.
 """
 
 import os
@@ -9,6 +10,9 @@ from collections import namedtuple
 
 import h5py
 import numpy as np
+
+from data.errors import DataError
+from data.pixels import FilePixels, JpegPixels, MemoryPixels
 
 FORMAT, VERSION = "cpnet-dataset", 1
 SPLITS = ("train", "val", "test")
@@ -18,52 +22,10 @@ Colour = namedtuple("Colour", "std vectors")
 Colour.__doc__ = "RGB covariance of a training set: std (3,), descending, 0..255 scale; vectors (3, 3), one a column."
 
 
-class DataError(Exception):
-    """Something is wrong with a file or an image, said in one line for people."""
-
-
-class MemoryPixels:
-    """Pixels held in memory: images uint8 (N, C, H, W)."""
-
-    def __init__(self, images):
-        self.images = images
-
-    def read(self, indices, out):
-        np.take(self.images, indices, axis=0, out=out, mode="clip")  # the range has been checked; "raise" would copy
-
-
-class FilePixels:
-    """Pixels in a file: a contiguous uint8 block (N, C, H, W) that starts at byte `offset` of the open file `fd`."""
-
-    def __init__(self, fd, path, name, offset, image_bytes):
-        self.fd, self.path, self.name, self.offset, self.image_bytes = fd, path, name, offset, image_bytes
-
-    def read(self, indices, out):
-        """One system call for each run of neighbouring images; in file order that is one call for the whole batch."""
-        starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1).tolist()
-        for first, last in zip(starts, starts[1:] + [len(indices)], strict=True):
-            self._read_run(int(indices[first]), memoryview(out[first:last].reshape(-1)))
-
-    def _read_run(self, image, target):
-        done, place = 0, self.offset + image * self.image_bytes
-        while done < len(target):  # one call may bring less than it was asked for: the kernel stops at 2 GiB
-            try:
-                count = os.preadv(self.fd, [target[done:]], place + done)
-            except OSError as error:
-                raise DataError(f"{self.path}: {self._image(image, done)} cannot be read: {error.strerror}") from error
-            if count == 0:
-                raise DataError(f"{self.path}: the file ends inside {self._image(image, done)}: it was cut short while "
-                                "open; prepare it again")
-            done += count
-
-    def _image(self, first, done):
-        return f"image {first + done // self.image_bytes} of '{self.name}'"
-
-
 class Split:
     """One part of a data set: `labels` int32 (N,) and a way to read its images.
 
-    `pixels` is any object with `read(indices, out)`, so another way of storing images needs no change here.
+    `pixels` is one of the classes of pixels.py: another way of storing images needs no change here.
     """
 
     def __init__(self, name, labels, shape, pixels):
@@ -88,6 +50,11 @@ class Split:
         if len(indices):
             self.pixels.read(indices, out)
         return out
+
+    def hint(self, indices):
+        """Have the operating system fetch images `indices` (n,), int64 in range, from the disk; does not wait for them."""
+        if len(indices):
+            self.pixels.hint(indices)
 
 
 class Dataset:
@@ -190,31 +157,52 @@ class Dataset:
             raise self._bad(f"/{name} cannot be read: {str(error).splitlines()[0]}") from error
 
     def _read_split(self, file, name):
-        labels, images = self._array(file, f"{name}/labels"), self._array(file, f"{name}/images", lambda d: d)
-        shape = (self.channels, self.height, self.width)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
-            raise self._bad(f"/{name}/images must be uint8 (N, {', '.join(map(str, shape))}) as /mean is, "
-                            f"not {images.dtype} {images.shape}")
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images) or not len(labels):
-            raise self._bad(f"/{name}/labels must be one integer for each of the {len(images)} images (at least one), "
+        labels, shape = self._array(file, f"{name}/labels"), (self.channels, self.height, self.width)
+        count, pixels = (self._jpegs if f"{name}/jpeg" in file else self._images)(file, name, shape)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != count or not len(labels):
+            raise self._bad(f"/{name}/labels must be one integer for each of the {count} images (at least one), "
                             f"not {labels.dtype} {labels.shape}")
         if labels.min() < 0 or labels.max() >= len(self.classes):
             wrong = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
             raise self._bad(f"label {labels[wrong]} of image {wrong} of '{name}' is outside 0..{len(self.classes) - 1} "
                             f"({len(self.classes)} classes)")
-        return Split(name, labels.astype(np.int32), shape, self._pixels(name, images))
+        return Split(name, labels.astype(np.int32), shape, pixels)
 
-    def _pixels(self, name, images):
+    def _images(self, file, name, shape):
+        """(how many, pixels) of a split stored raw."""
+        images = self._array(file, f"{name}/images", lambda d: d)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            raise self._bad(f"/{name}/images must be uint8 (N, {', '.join(map(str, shape))}) as /mean is, "
+                            f"not {images.dtype} {images.shape}")
         size = int(np.prod(images.shape, dtype=np.int64))
         if images.chunks:
             if size > MEMORY_LIMIT:
                 raise self._bad(f"/{name}/images is {size >> 20} MiB in chunks, too large to hold in memory; "
                                 "store it as one contiguous, uncompressed block")
-            return MemoryPixels(self._array({"images": images}, "images"))
-        offset = images.id.get_offset()
+            return len(images), MemoryPixels(self._array(file, f"{name}/images"))
+        starts = np.arange(len(images) + 1) * int(np.prod(shape))
+        return len(images), FilePixels(self._fd, self.path, name, self._offset(f"{name}/images", images), starts)
+
+    def _jpegs(self, file, name, shape):
+        """(how many, pixels) of a split stored as JPEGs."""
+        jpeg, offsets = self._array(file, f"{name}/jpeg", lambda d: d), self._array(file, f"{name}/offsets")
+        if jpeg.dtype != np.uint8 or jpeg.ndim != 1 or jpeg.chunks:
+            raise self._bad(f"/{name}/jpeg must be one contiguous, uncompressed block of uint8 (B,), "
+                            f"not {jpeg.dtype} {jpeg.shape}{' in chunks' if jpeg.chunks else ''}")
+        if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) < 2:
+            raise self._bad(f"/{name}/offsets must be int64 (N + 1,), not {offsets.dtype} {offsets.shape}")
+        if offsets[0] != 0 or offsets[-1] != len(jpeg) or not (np.diff(offsets) > 0).all():
+            raise self._bad(f"/{name}/offsets must rise from 0 to {len(jpeg)}, the size of /{name}/jpeg, without a gap or an "
+                            "empty image; prepare the data set again")
+        pixels = JpegPixels(self._fd, self.path, name, self._offset(f"{name}/jpeg", jpeg), offsets, shape)
+        return len(offsets) - 1, pixels
+
+    def _offset(self, name, stored):
+        """Where in the file the contiguous block of a dataset begins."""
+        offset = stored.id.get_offset()
         if offset is None:
-            raise self._bad(f"/{name}/images holds no pixels: it was never written; prepare it again")
-        if offset + size > self._size:
-            raise self._bad(f"is truncated: /{name}/images ends at byte {offset + size}, the file at {self._size}; "
+            raise self._bad(f"/{name} holds no pixels: it was never written; prepare it again")
+        if offset + stored.size > self._size:
+            raise self._bad(f"is truncated: /{name} ends at byte {offset + stored.size}, the file at {self._size}; "
                             "copy or prepare it again")
-        return FilePixels(self._fd, self.path, name, offset, size // len(images))
+        return offset

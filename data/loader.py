@@ -6,18 +6,25 @@ from collections import namedtuple
 
 import numpy as np
 
-from data.augment import Cropper, centre_view, epoch_order, random_views, take, ten_views
+from data.augment import Cropper, centre_view, cut, random_views, take, ten_views
 from data.dataset import DataError
+from data.order import SHUFFLES, Batches, epoch_order
+from data.packed import packed_bytes, unpack
 from data.ring import Ring
 
 MODES = ("train", "centre", "ten")
+GROUP_BYTES = 1 << 20  # raw images that are read and cut at a time: they stay in a core's cache in between
 
 Batch = namedtuple("Batch", "images labels indices")
 Batch.__doc__ = "images float (C, crop, crop, N), or 10·N of them; labels int32 (N,); indices int64 (N,) in the split."
 
+RawBatch = namedtuple("RawBatch", "packed labels indices memory")
+RawBatch.__doc__ = """packed: what data.packed.Packed names, of N images, or of 10·N views; labels int32 (N,); indices int64
+(N,) in the split; memory: the bytes, flat uint8, that all of `packed` lies in."""
+
 
 class Loader:
-    """The batches of one epoch of a split: a context manager and an iterator over Batch.
+    """The batches of one epoch of a split: a context manager and an iterator over Batch, or RawBatch.
 
     dataset, split  an open Dataset, which must outlive the loader, and the name of the split
     batch, crop     images a batch, and the side of the crops in pixels
@@ -27,37 +34,43 @@ class Loader:
                               corners top left, top right, bottom left, bottom right, centre, then their mirrors
     start           the batch to begin with, to resume in mid-epoch
     drop_last       leave out the last batch if it is incomplete
+    shuffle         mode "train": "full", or "blocks" for disks that cannot seek fast (data/order.py)
+    rank, ranks     this loader's part of every batch of ranks·batch images: the ranks' batches together are those of one
+                    loader with that batch size. All ranks have equally many; an incomplete last one may be empty
     mirror, colour  mode "train": may mirror; may shift colours (of colour sets)
     threads, ring   worker threads; batches in memory, the consumer's own included (2 or more overlap with it)
     dtype           float32 or float64
-    allocate        allocate(shape, dtype) makes the ring's image buffers: np.empty, or an allocator of pinned memory
+    raw             RawBatch instead, for a GPU that does the rest (cpnet/ops/crops): a quarter of the bytes and the work
+    flip            with raw: mirror the pixels here, rather than say which are to be mirrored
+    allocate        allocate(shape, dtype) makes the ring's buffers: np.empty, or an allocator of pinned memory
 
-    A batch is valid until the next one is asked for; then its buffer is filled anew. Copy what you keep.
+    A batch is valid until the next one is asked for, or longer (`keep`); then its buffer is filled anew. Copy what you keep.
     The mean image's crop is subtracted at the image's own offset, before mirroring.
-    An error in a thread is raised here, by the `next()` of the batch that it spoiled.
+    An error in a thread is raised here, by the `next()` of the batch that it spoiled, as DataError.
     Raises DataError for a split or crop that the data set does not have, ValueError for arguments out of range.
     """
 
-    def __init__(self, dataset, split, *, batch, crop, mode="train", seed=0, epoch=0, start=0, drop_last=False,
-                 mirror=True, colour=True, threads=1, ring=4, dtype=np.float32, allocate=np.empty):
+    def __init__(self, dataset, split, *, batch, crop, mode="train", seed=0, epoch=0, start=0, drop_last=False, shuffle="full",
+                 rank=0, ranks=1, mirror=True, colour=True, threads=1, ring=4, dtype=np.float32, raw=False, flip=False,
+                 allocate=np.empty):
         part = dataset.split(split)
-        _check(dataset, part, batch, crop, mode, drop_last, threads, ring, dtype)
-        last = len(part) // batch if drop_last else -(-len(part) // batch)
-        if not 0 <= start <= last:
-            raise ValueError(f"start must be a batch in 0..{last}, not {start}")
-        self._length = last - start
+        _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype)
         shape = part.image_shape
-        columns = batch * (10 if mode == "ten" else 1)
-        slots = [allocate((shape[0] * crop * crop * columns,), np.dtype(dtype)) for _ in range(min(ring, self._length))]
         if mode == "train":
-            order = epoch_order(len(part), seed, epoch)
+            order = epoch_order(len(part), seed, epoch, shuffle)
             views = random_views(len(part), shape, crop, seed, epoch, mirror=mirror, pca=dataset.pca if colour else None)
         else:
             order = np.arange(len(part))
             views = [centre_view(shape, crop)] if mode == "centre" else ten_views(shape, crop)
-        order.flags.writeable = False  # batches hand out parts of it
-        work = _Work(part, order, views, Cropper(dataset.mean, crop, dtype), batch, slots)
-        self._ring = Ring(work, start, last, len(slots), threads)
+        batches = Batches(order, batch, rank, ranks, windows=mode == "train" and shuffle == "blocks", start=start)
+        last = batches.count(drop_last)
+        if not 0 <= start <= last:
+            raise ValueError(f"start must be a batch in 0..{last}, not {start}")
+        self._length = last - start
+        making = dataset.path, part, batches, views, Cropper(dataset.mean, crop, dtype)
+        work = _RawWork(*making, flip) if raw else _Work(*making)
+        work.slots = [work.slot(allocate) for _ in range(min(ring, self._length))]
+        self._ring = Ring(work, start, last, len(work.slots), threads)
         self._finalizer = weakref.finalize(self, self._ring.close)  # a loader that is dropped ends its threads too
 
     def __len__(self):
@@ -76,6 +89,18 @@ class Loader:
     def __exit__(self, *exc):
         self.close()
 
+    def ready(self):
+        """Whether the next batch is there already."""
+        return self._ring.ready()
+
+    def keep(self, wait):
+        """The batch handed out last stays valid until `wait()`, which a thread will call, has returned."""
+        self._ring.keep(wait)
+
+    def health(self):
+        """How the threads keep up so far: data.ring.Health, in batches."""
+        return self._ring.health()
+
     def close(self):
         """End the threads and wait for them; at any time, more than once."""
         self._ring.close()
@@ -84,44 +109,93 @@ class Loader:
 class _Work:
     """Makes batch `number` in `slot`; called by the threads. Knows nothing of the Loader, so that it can be dropped."""
 
-    def __init__(self, split, order, views, cropper, batch, slots):
-        self.split, self.order, self.views, self.cropper = split, order, views, cropper
-        self.batch, self.slots, self.local = batch, slots, threading.local()
+    def __init__(self, path, split, batches, views, cropper):
+        self.path, self.split, self.batches, self.views, self.cropper = path, split, batches, views, cropper
+        self.dtype, self.local = np.dtype(cropper.dtype), threading.local()
+        most = batches.batch * (len(views) if isinstance(views, list) else 1)
+        self.shape = most, split.image_shape[0], cropper.crop, cropper.crop  # of all views of a batch
 
     def __call__(self, number, slot):
-        indices = self.order[number * self.batch:(number + 1) * self.batch]
-        raw = self._raw_buffer()[:len(indices)]
-        self.split.read(indices, raw)
-        return Batch(self._crops(raw, indices, slot), self.split.labels[indices], indices)
+        try:
+            for indices in self.batches.fetch(number):
+                self.split.hint(indices)
+            return self.make(self.batches.indices(number), slot)
+        except DataError:
+            raise
+        except BaseException as error:  # whoever waits for this batch reads one line, too
+            raise DataError(f"{self.path}: batch {number} of '{self.split.name}' could not be made: "
+                            f"{type(error).__name__}: {error}") from error
 
-    def _raw_buffer(self):
+    def _read(self, indices, most):
+        """Images `indices`, at most `most`, in this thread's own memory."""
         if not hasattr(self.local, "raw"):
-            self.local.raw = np.empty((self.batch, *self.split.image_shape), np.uint8)
-        return self.local.raw
+            self.local.raw = np.empty((most, *self.split.image_shape), np.uint8)
+        return self.split.read(indices, self.local.raw[:len(indices)])
 
-    def _crops(self, raw, indices, slot):
-        n, crop = len(indices), self.cropper.crop
-        if isinstance(self.views, list):  # fixed views, side by side
-            views = [take(view, n) for view in self.views]
-        else:  # a table, one row per image of the split
-            views = [take(self.views, indices)]
-        shape = (raw.shape[1], crop, crop, n * len(views))
+    def _views(self, indices):
+        """The View of the images, or, fixed ones, the Views."""
+        if isinstance(self.views, list):
+            return [take(view, len(indices)) for view in self.views]
+        return [take(self.views, indices)]
+
+    def slot(self, allocate):
+        views, channels, crop, _ = self.shape
+        return allocate((channels * crop * crop * views,), self.dtype)
+
+    def make(self, indices, slot):
+        n, views = len(indices), self._views(indices)
+        _, channels, crop, _ = self.shape
+        shape = channels, crop, crop, n * len(views)
         # The beginning of the slot, so that an incomplete batch is contiguous too.
         images = self.slots[slot][:np.prod(shape)].reshape(shape)
+        raw = self._read(indices, self.batches.batch)
         for v, view in enumerate(views):
             self.cropper(raw, view, images[..., v * n:(v + 1) * n])
-        return images
+        return Batch(images, self.split.labels[indices], indices)
 
 
-def _check(dataset, part, batch, crop, mode, drop_last, threads, ring, dtype):
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+class _RawWork(_Work):
+    """The same for RawBatch."""
+
+    def __init__(self, *making_and_flip):
+        *making, self.flip = making_and_flip
+        super().__init__(*making)
+
+    def slot(self, allocate):
+        return allocate((packed_bytes(self.batches.batch, self.shape, self.dtype),), np.dtype(np.uint8))
+
+    def make(self, indices, slot):
+        n, views = len(indices), self._views(indices)
+        shape = n * len(views), *self.shape[1:]
+        memory = self.slots[slot][:packed_bytes(n, shape, self.dtype)]
+        packed = unpack(memory, n, shape, self.dtype)
+        packed.labels[...] = self.split.labels[indices]
+        for v, view in enumerate(views):
+            own = slice(v * n, (v + 1) * n)
+            packed.top[own], packed.left[own] = view.top, view.left
+            packed.mirror[own] = view.mirror & (not self.flip)
+            packed.shift[own] = 0 if view.shift is None else view.shift
+        group, crop = max(1, GROUP_BYTES // int(np.prod(self.split.image_shape))), shape[-1]
+        for start in range(0, n, group):
+            raw = self._read(indices[start:start + group], group)
+            for v, view in enumerate(views):
+                some = take(view, slice(start, start + group))
+                packed.images[v * n + start:][:len(raw)] = cut(raw, some, crop, crop, mirror=self.flip)
+        return RawBatch(packed, packed.labels, indices, memory)
+
+
+def _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype):
+    for name, value, known in (("mode", mode, MODES), ("shuffle", shuffle, SHUFFLES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
     if batch < 1 or threads < 1 or ring < 1:
         raise ValueError(f"batch, threads and ring must be at least 1, not {batch}, {threads} and {ring}")
+    if not 0 <= rank < ranks:
+        raise ValueError(f"rank must be in 0..{ranks - 1}, not {rank}")
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"dtype must be a floating-point type, not {np.dtype(dtype)}")
     if not 1 <= crop <= min(dataset.height, dataset.width):
         raise DataError(f"{dataset.path}: cannot cut {crop}×{crop} out of images of {dataset.height}×{dataset.width}")
-    if drop_last and len(part) < batch:
-        raise DataError(f"{dataset.path}: '{part.name}' has {len(part)} images, not one full batch of {batch}; "
+    if drop_last and len(part) < batch * ranks:
+        raise DataError(f"{dataset.path}: '{part.name}' has {len(part)} images, not one full batch of {batch * ranks}; "
                         "choose a smaller batch")

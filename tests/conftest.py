@@ -1,4 +1,5 @@
 """What the tests share: where arrays live (`backend`), how exact results must be, and PyTorch, where it is installed."""
+import faulthandler
 import importlib
 import os
 import pkgutil
@@ -100,6 +101,14 @@ def dtype(request, backend):
 @pytest.fixture
 def rng():
     return np.random.default_rng(2012)
+
+
+@pytest.fixture
+def no_test_hangs():
+    """A loader that waits for ever must not do so to the tests: after a minute, say where everybody is and end."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The CPU as a device: arrays that only kernels may touch, run by cuemu behind `cpnet.launch`, as CuPy's are on a GPU."""
-from contextlib import nullcontext
+import threading
+from collections import defaultdict, deque
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +27,91 @@ class DeviceArray(np.ndarray):
         raise TypeError("a NumPy function on a device's array")
 
 
+@dataclass(eq=False)
+class Event:
+    stream: str
+    passed: bool = False
+
+
+class Streams:
+    """What devices have been given to do, by stream; each thing is done as late as it may be: when somebody waits for it.
+
+    only: a word in the names of the streams that are late; the others do at once what they are given.
+    """
+
+    def __init__(self, only):
+        self.only, self.queues, self.lock = only, defaultdict(deque), threading.RLock()
+
+    def give(self, stream, action):
+        if self.only in stream:
+            self.queues[stream].append(action)
+        else:
+            action()
+
+    def record(self, stream):
+        event = Event(stream)
+        self.give(stream, lambda: setattr(event, "passed", True))
+        return event
+
+    def until(self, event):
+        """Do what comes before an event."""
+        with self.lock:
+            while not event.passed:
+                self.queues[event.stream].popleft()()
+
+    def finish(self):
+        """Do everything."""
+        with self.lock:
+            for queue in list(self.queues.values()):
+                while queue:
+                    queue.popleft()()
+
+
 class Runner:
-    """The platform of DeviceArray (see cpnet.launch.Cupy)."""
+    """The platform of DeviceArray (see cpnet.launch.Cupy). Does at once what it is given, or else as late as it may."""
 
     mutated = {}  # text: what to run instead
     current = "cpu"
     shared_memory = 0  # what `tensor_cores` says: none, so that convolution takes its plain kernels
+    streams = None  # Streams, in `late`
+
+    @contextmanager
+    def late(self, only=""):
+        """Meanwhile everything is late, or the streams with `only` in their names."""
+        self.streams = Streams(only)
+        try:
+            yield self.streams
+            self.streams.finish()
+        finally:
+            self.streams = None
+
+    def give(self, action, stream=None):
+        """Have `action` done by a stream, the current device's own if it has no name."""
+        if self.streams:
+            self.streams.give(stream or self.current, action)
+        else:
+            action()
+
+    def pinned(self, size):
+        return np.full(size, 0xEE, np.uint8)
+
+    def upload(self, array, values, after):
+        stream = f"{self.current}, uploads"
+        if self.streams:
+            self.give(lambda: self.streams.until(after), stream)
+        self.give(lambda: self._write(array, values), stream)
+        return self.streams and self.streams.record(stream)
+
+    def mark(self):
+        return self.streams and self.streams.record(self.current)
+
+    def follow(self, event):
+        if self.streams:
+            self.give(lambda: self.streams.until(event))
+
+    def wait(self, event):
+        if self.streams:
+            self.streams.until(event)
 
     def device(self, array):
         return getattr(array, "place", "cpu")
@@ -58,19 +139,31 @@ class Runner:
         return 1 << 30
 
     def matmul(self, a, b, out):
-        np.matmul(host(a), host(b), out=host(out))
-        cuemu.initialised(host(out))
+        self.give(lambda: self._write(out, host(a) @ host(b)))
 
     def to_host(self, array):
+        self._finish()
         return host(array).copy()
 
     def assign(self, array, values):
-        assert values.dtype == array.dtype and values.shape == array.shape
-        cuemu.initialised(host(array))[...] = values
+        self._finish()
+        self._write(array, values)
 
     def copy(self, pairs):
+        if len({self.device(array) for pair in pairs for array in pair}) > 1:
+            self._finish()  # in what order copies between devices are done is tested elsewhere
         for to, source in pairs:
-            self.assign(to, host(source))
+            self.current = self.device(to)
+            self.give(lambda to=to, source=source: self._write(to, host(source)))
+
+    def _finish(self):
+        if self.streams:
+            self.streams.finish()
+
+    @staticmethod
+    def _write(array, values):
+        assert values.dtype == array.dtype and values.shape == array.shape
+        cuemu.initialised(host(array))[...] = values
 
 
 class Module:
@@ -96,6 +189,9 @@ class Function:
         self.kernel.max_dynamic_shared_size_bytes = value
 
     def __call__(self, grid, block, args, shared_mem=0):
+        RUNNER.give(lambda: self.run(grid, block, args, shared_mem))
+
+    def run(self, grid, block, args, shared_mem):
         args = [host(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
         arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
         before = [array.copy() for array in arrays]

@@ -1,10 +1,13 @@
 """What tests of training share: a small data set of shapes that a net can learn, and runs of the command line."""
+import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import h5py
 import numpy as np
+from PIL import Image
 
 from cpnet.columns import devices
 from cpnet.errors import CpnetError
@@ -32,6 +35,53 @@ def small_set(path, *, size=16, channels=1, train=96, val=40, classes=4, seed=0)
             if part == "train":
                 writer.set_statistics(Statistics(images))
     return path
+
+
+def as_jpegs(source, path, damage=lambda part, k, jpeg: jpeg):
+    """The data set `source` at `path`, its images as JPEGs. damage(part, k, jpeg): what is stored of an image. Returns path."""
+    with h5py.File(source) as raw, h5py.File(path, "w") as file:
+        file.attrs.update(raw.attrs)
+        for name in raw:
+            if name not in PARTS:
+                raw.copy(name, file)
+        for part in PARTS:
+            stored = [damage(part, k, encode(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))))
+                      for k, image in enumerate(raw[part]["images"])]
+            file[f"{part}/labels"] = raw[part]["labels"][()]
+            file[f"{part}/jpeg"] = np.frombuffer(b"".join(stored), np.uint8)
+            file[f"{part}/offsets"] = np.cumsum([0, *map(len, stored)], dtype=np.int64)
+    return path
+
+
+def encode(image, kind="JPEG"):
+    """An image's bytes as a file."""
+    file = io.BytesIO()
+    image.save(file, kind, quality=95)
+    return file.getvalue()
+
+
+def within(seconds, function):
+    """function() in a thread that must end within so many seconds."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((function(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, f"still waiting after {seconds} s"
+    if outcome[0][1] is not None:
+        raise outcome[0][1]
+    return outcome[0][0]
+
+
+def loader_threads():
+    """The loaders' threads that live."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader-")]
 
 
 def missing(text, columns=2):

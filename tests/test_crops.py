@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpnet.ops.crops import crop_images
+from cpnet.ops.crops import center_crops
 from data import augment
 
 SHAPE, CROP = (3, 41, 38), 35
@@ -17,8 +17,9 @@ def draw(rng, images, dtype, colour=True):
 
 def run(backend, raw, mean, view, **options):
     shift = np.zeros((len(raw), 3), mean.dtype) if view.shift is None else view.shift
-    arguments = raw, mean, view.top.astype(np.int32), view.left.astype(np.int32), view.mirror, shift
-    return crop_images(*(backend.to_device(array) for array in arguments), crop=CROP, **options)
+    images = augment.cut(raw, view, CROP, CROP, mirror=False)
+    arguments = images, mean, view.top.astype(np.int32), view.left.astype(np.int32), view.mirror, shift
+    return center_crops(*(backend.to_device(array) for array in arguments), **options)
 
 
 @pytest.mark.parametrize("colour", [True, False])
@@ -34,6 +35,7 @@ def test_the_same_bits_as_the_loader(backend, dtype, rng, images, colour):
 
 def test_one_pixel_at_a_time(backend, rng):
     raw, mean, view = draw(rng, 5, "float64")
+    assert view.mirror.any() and not view.mirror.all()
     result = backend.to_host(run(backend, raw, mean, view))
     for c, h, w, n in rng.integers([3, CROP, CROP, 5], size=(200, 4)):
         at = c, view.top[n] + h, view.left[n] + (CROP - 1 - w if view.mirror[n] else w)
@@ -48,7 +50,7 @@ def test_a_buffer(backend, rng):
 
 
 @pytest.mark.parametrize("top, left", [(-1, 0), (0, -1), (7, 0), (0, 4)])
-def test_crops_outside_the_image(rng, top, left):
+def test_crops_from_outside_the_mean_image(rng, top, left):
     raw, mean, view = draw(rng, 1, "float32")
-    with pytest.raises(ValueError, match="a crop of 35 pixels lies outside its image of 41×38"):
-        crop_images(raw, mean, np.array([top]), np.array([left]), view.mirror, view.shift, crop=CROP)
+    with pytest.raises(ValueError, match="a crop of 35 pixels lies outside the mean image of 41×38"):
+        center_crops(raw[:, :, :CROP, :CROP], mean, np.array([top]), np.array([left]), view.mirror, view.shift)

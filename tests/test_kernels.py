@@ -143,18 +143,18 @@ class Comparisons:
     def crops(self):
         height, width, crop = 41, 38, 35
         for n in 1, 3, 33:
-            raw = self.rng.integers(256, size=(n, 2, height, width)).astype(np.uint8)
+            images = self.rng.integers(256, size=(n, 2, crop, crop)).astype(np.uint8)
             mean, shift = self.draw(2, height, width, scale=50), self.draw(n, 2)
             top, left = (self.rng.integers(-1, size - crop + 2, size=n).astype(np.int32) for size in (height, width))
             top[:2], left[:2] = [-1, height - crop + 1][:n], [width - crop, 0][:n]
             left[-1] = -1 if n > 1 else 0
             mirror = self.rng.integers(2, size=n).astype(bool)
-            result = crops.crop_images(*self.put(raw, mean, top, left, mirror, shift), crop=crop)
-            # The definition on images with a frame of NaN, so that crops may hang over.
-            framed = np.full((n, 2, height + 2, width + 2), np.nan)
-            framed[:, :, 1:-1, 1:-1] = raw - mean.astype(np.float64)
-            expected = crops.crop_images(framed, np.zeros(framed.shape[1:]), top + 1, left + 1, mirror, shift, crop=crop)
-            self.check("crop_images", result, expected)
+            mirror[-1] = False  # what is read past the end of its last row is past the end of the array
+            result = crops.center_crops(*self.put(images, mean, top, left, mirror, shift))
+            # The definition on a mean image with a frame of NaN, so that crops may hang over.
+            framed = np.full((2, height + 2, width + 2), np.nan)
+            framed[:, 1:-1, 1:-1] = mean
+            self.check("center_crops", result, crops.center_crops(images, framed, top + 1, left + 1, mirror, shift))
 
 
 FILES = [name for name in vars(Comparisons) if (FOLDER / f"{name}.cu").exists()]

@@ -1,33 +1,24 @@
 """The loader against a naive reference, one image at a time; and that nothing waits for ever."""
 
-import collections
-import faulthandler
 import gc
 import os
-import signal
-import threading
 import time
 
 import numpy as np
 import pytest
 
+from cpnet.ops.crops import center_crops
 from data import augment
 from data.augment import random_views
 from data.dataset import DataError, Dataset
 from data.loader import Loader
 from data.moments import Statistics
-from data.ring import Ring
 from data.writer import Writer
+from tests.helpers import loader_threads, within
+
+pytestmark = pytest.mark.usefixtures("no_test_hangs")
 
 COUNT = 23
-
-
-@pytest.fixture(autouse=True)
-def no_test_hangs():
-    """A loader that waits for ever must not do so to the tests: after a minute, say where everybody is and end."""
-    faulthandler.dump_traceback_later(60, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module", params=["grey", "colour"])
@@ -43,25 +34,6 @@ def data(request, tmp_path_factory):
         writer.set_statistics(Statistics(images[:7]))
     with Dataset(path) as opened:
         yield opened
-
-
-def within(seconds, function):
-    """function() in a thread that must end within so many seconds."""
-    outcome = []
-
-    def run():
-        try:
-            outcome.append((function(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert outcome, f"still waiting after {seconds} s"
-    if outcome[0][1] is not None:
-        raise outcome[0][1]
-    return outcome[0][0]
 
 
 def collect(data, **options):
@@ -181,28 +153,6 @@ def test_length_and_last_batch(data):
         assert len(loader) == 0 and list(loader) == []
 
 
-def test_draws_are_uniform():
-    """33·33 places of a 224 crop, mirrors and α, over 100,000 images: within five standard deviations."""
-    count = 33 * 33 * 100
-    pca = collections.namedtuple("Colour", "std vectors")(np.array([3.0, 2.0, 1.0]), np.linalg.qr(
-        np.random.default_rng(0).normal(size=(3, 3)))[0])
-    views = random_views(count, (3, 256, 256), 224, 7, 8, pca=pca)
-    assert views.top.min() == views.left.min() == 0 and views.top.max() == views.left.max() == 32
-    table = np.bincount(views.top * 33 + views.left, minlength=33 * 33)
-    chi2 = ((table - 100) ** 2 / 100).sum()
-    assert abs(chi2 - 1088) < 5 * np.sqrt(2 * 1088)
-    assert abs(views.mirror.mean() - 0.5) < 5 * 0.5 / np.sqrt(count)
-    assert abs(np.corrcoef(views.mirror, views.left)[0, 1]) < 5 / np.sqrt(count)
-    alpha = views.shift @ pca.vectors / pca.std
-    np.testing.assert_allclose(alpha.mean(axis=0), 0, atol=5 * 0.1 / np.sqrt(count))
-    np.testing.assert_allclose(np.cov(alpha.T), 0.01 * np.eye(3), atol=5 * 0.01 * np.sqrt(2 / count))
-
-
-def test_every_place_is_used_when_rows_and_columns_differ():
-    views = random_views(5000, (1, 9, 8), 6, 0, 0)
-    assert {*zip(views.top.tolist(), views.left.tolist(), strict=True)} == {(y, x) for y in range(4) for x in range(3)}
-
-
 def test_a_batch_stays_as_it_is_until_the_next_is_asked_for(data):
     """Threads race ahead while the consumer dawdles; the batch it holds must not change, for every size of ring."""
     reference = collect(data, batch=2, crop=6)
@@ -245,11 +195,7 @@ def test_an_error_in_a_thread_arrives_in_its_place(data, monkeypatch):
             for _ in range(2):
                 with pytest.raises(DataError, match="image 13 is broken"):
                     within(10, lambda loader=loader: next(loader))
-        assert not alive(loader)
-
-
-def alive(loader):
-    return [thread for thread in loader._ring.threads if thread.is_alive()]
+        assert not loader_threads()
 
 
 def test_a_file_cut_short_while_loading(data, tmp_path):
@@ -259,7 +205,7 @@ def test_a_file_cut_short_while_loading(data, tmp_path):
     with Dataset(path) as cut:
         os.truncate(path, cut.splits["train"].pixels.offset + 12 * cut.mean.size)
         with Loader(cut, "train", batch=5, crop=6, mode="centre", threads=2) as loader:
-            with pytest.raises(DataError, match="cut.h5: the file ends inside image 12 of 'train'"):
+            with pytest.raises(DataError, match="cut.h5: .*cut short while open"):
                 within(10, lambda: [None for _ in loader])
 
 
@@ -272,66 +218,20 @@ def test_close_at_any_time(data, taken):
         time.sleep(0.01)  # let the ring fill
         within(10, loader.close)
         within(10, loader.close)
-        assert not alive(loader)
+        assert not loader_threads()
         with pytest.raises(RuntimeError, match="closed"):
             within(10, lambda loader=loader: next(loader))
-
-
-def test_close_wakes_a_waiting_consumer():
-    gate = threading.Event()
-    ring = Ring(lambda number, slot: gate.wait(20), 0, 3, 2, 1)
-    closer = threading.Timer(0.1, ring.close)  # waits for the worker, which waits for the gate
-    closer.start()
-    with pytest.raises(RuntimeError, match="closed"):
-        within(10, ring.next)
-    gate.set()
-    closer.join(10)
-    assert not closer.is_alive()
 
 
 def test_a_dropped_loader_ends_its_threads(data):
     loader = Loader(data, "train", batch=2, crop=6, threads=2)
     next(loader)
-    threads = loader._ring.threads
+    threads = loader_threads()
     del loader
     gc.collect()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
-
-
-def test_interrupting_a_waiting_consumer():
-    gate = threading.Event()
-    ring = Ring(lambda number, slot: gate.wait(20), 0, 3, 2, 2)
-    start = time.monotonic()
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # as Ctrl-C does
-    with pytest.raises(KeyboardInterrupt):
-        ring.next()
-    gate.set()
-    within(10, ring.close)
-    assert time.monotonic() - start < 10
-
-
-def test_ring_never_begins_a_piece_whose_slot_is_in_use():
-    """With slots full the threads sleep: they run exactly `slots` ahead, the consumer's own slot included."""
-    for slots in (1, 2, 4):
-        begun = []
-        ring = Ring(lambda number, slot, begun=begun: begun.append((number, slot)) or number, 5, 20, slots, 3)
-
-        def settled(begun=begun, wanted=5 + slots):
-            deadline = time.monotonic() + 10
-            while len(begun) < wanted and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(0.02)  # for one too many to show
-            return len(begun) == wanted
-
-        assert settled(wanted=slots)
-        for taken in range(3):  # what is taken frees nothing until the next is asked for
-            assert ring.next() == 5 + taken
-            assert settled(wanted=slots + taken)
-        assert sorted(n for n, _ in begun) == list(range(5, 7 + slots))
-        assert all(slot == number % slots for number, slot in begun)
-        within(10, ring.close)
 
 
 def test_arguments_that_do_not_fit(data):
@@ -347,7 +247,51 @@ def test_arguments_that_do_not_fit(data):
         (ValueError, "must be at least 1", dict(ring=0)),
         (ValueError, "start must be a batch in 0..6, not 7", dict(start=7)),
         (ValueError, "floating-point", dict(dtype=np.uint8)),
+        (ValueError, "shuffle must be one of full, blocks, not 'none'", dict(shuffle="none")),
+        (ValueError, "rank must be in 0..1, not 2", dict(rank=2, ranks=2)),
+        (DataError, "23 images, not one full batch of 24", dict(batch=8, ranks=3, drop_last=True)),
     ]:
         options = {"split": "train", **good, **change}
         with pytest.raises(error, match=words):
             Loader(data, options.pop("split"), **options)
+
+
+@pytest.mark.parametrize("mode, options", [("train", dict(threads=2)), ("train", dict(mirror=False, colour=False)),
+                                           ("centre", {}), ("ten", dict(threads=3, ring=2))])
+def test_raw_batches(data, monkeypatch, mode, options):
+    """Centred and mirrored as a GPU does it (ops/crops), raw batches are the others."""
+    monkeypatch.setattr("data.loader.GROUP_BYTES", 3 * data.mean.size)  # images in threes
+    expected = collect(data, batch=5, crop=6, mode=mode, seed=2, **options)
+    with Loader(data, "train", batch=5, crop=6, mode=mode, seed=2, raw=True, **options) as loader:
+        for batch, right in zip(loader, expected, strict=True):
+            packed = batch.packed
+            assert packed.images.dtype == np.uint8 and packed.images.shape[1:] == (data.channels, 6, 6)
+            assert all(np.shares_memory(field, batch.memory) and field.ctypes.data % 4 == 0 for field in packed)
+            images = center_crops(packed.images, data.mean, *packed[2:])
+            np.testing.assert_array_equal(images, right.images)
+            np.testing.assert_array_equal(batch.labels, right.labels)
+            np.testing.assert_array_equal(batch.indices, right.indices)
+
+
+def test_raw_batches_mirrored_here(data):
+    def crops(**options):
+        with Loader(data, "train", batch=23, crop=8, raw=True, **options) as loader:
+            packed = next(loader).packed
+            return packed.images.copy(), packed.mirror.copy()
+
+    (as_they_are, mirror), (mirrored, none) = crops(), crops(flip=True)
+    assert mirror.any() and not mirror.all() and not none.any()
+    as_they_are[mirror] = as_they_are[mirror][..., ::-1]
+    np.testing.assert_array_equal(mirrored, as_they_are)
+
+
+@pytest.mark.parametrize("shuffle", ["full", "blocks"])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_ranks_share_one_loader_s_batches(data, shuffle, drop_last):
+    options = dict(crop=6, seed=4, epoch=1, shuffle=shuffle, drop_last=drop_last)
+    whole = collect(data, batch=6, **options)
+    shares = [collect(data, batch=2, rank=rank, ranks=3, **options) for rank in range(3)]
+    assert [len(share) for share in shares] == [len(whole)] * 3
+    for batch, *parts in zip(whole, *shares, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts], axis=-1), batch.images)

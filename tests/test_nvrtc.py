@@ -119,9 +119,9 @@ def variants(dtype, architecture):
         segments = sgd.Segments([0], [y.size])
         segments.set([0.1], [0], y)
         sgd.sgd_update_segments(y, y, y, segments)
-        raw, corner = recorder.empty((images, 3, 256, 256), np.uint8), recorder.empty((images,), np.int32)
+        pixels, corner = recorder.empty((images, 3, 224, 224), np.uint8), recorder.empty((images,), np.int32)
         mirror, shift = recorder.empty((images,), bool), recorder.empty((images, 3), dtype)
-        crops.crop_images(raw, recorder.empty((3, 256, 256), dtype), corner, corner, mirror, shift, crop=224)
+        crops.center_crops(pixels, recorder.empty((3, 256, 256), dtype), corner, corner, mirror, shift)
     return recorder.variants
 
 

@@ -12,6 +12,7 @@ from cpnet.options import Parser, above_zero, device_options, net_options, net_s
 from cpnet.run_folder import RunFolder, find, first_free
 from cpnet.schedule import schedule
 from cpnet.train import State, Stopping, Trainer
+from data.order import SHUFFLES
 
 MAY_CHANGE = "epochs", "devices", "loader_threads", "checkpoint_minutes"  # when a run is resumed
 
@@ -32,6 +33,8 @@ def parser(description):
                        help="with --init-from: start these layers afresh, such as fc8 or fc7,fc8")
     known.add_argument("--lr-scale", type=scales, default={}, metavar="LAYER=FACTOR,…",
                        help="of layers that learn slower or faster, such as conv1=0.1,conv2=0.1")
+    known.add_argument("--shuffle", choices=SHUFFLES, default="full",
+                       help="full; or blocks, for a file larger than memory on a disk that seeks slowly (docs/data.md)")
     known.add_argument("--no-mirror", dest="mirror", action="store_false", help="no horizontal reflections")
     known.add_argument("--no-colour", dest="colour", action="store_false", help="no shift of colours")
     known.add_argument("--seed", type=whole, default=0, help="of weights, order, augmentation and dropout")
@@ -110,8 +113,8 @@ def new_settings(options, dataset):
                          f"{options.batch}; choose a smaller --batch")
     if options.replace and not options.init_from:
         raise CpnetError("--replace names layers that do not start from a checkpoint: give that with --init-from")
-    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "mirror", "colour", "seed", "math", "loader_threads",
-            "checkpoint_minutes")
+    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "shuffle", "mirror", "colour", "seed", "math",
+            "loader_threads", "checkpoint_minutes")
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
             "devices": options.devices or default_devices(table)}
 

@@ -50,7 +50,7 @@ def empty(shape, dtype=np.float32):
 def initialised(array):
     """Declare that all of an array made by `empty` has been written."""
     address = array.ctypes.data
-    for begin, (size, written) in _empty.items():
+    for begin, (size, written) in list(_empty.items()):  # other threads may allocate
         if begin <= address < begin + size:
             written[address - begin : address - begin + array.nbytes] = 1
     return array
@@ -114,7 +114,7 @@ class Arrays:
 
 
 def _written_mask(begin, end):
-    for address, (size, written) in _empty.items():
+    for address, (size, written) in list(_empty.items()):  # other threads may allocate
         if address <= begin and end <= address + size:
             return written.ctypes.data + begin - address
     return None
