@@ -107,12 +107,16 @@ def choose(columns):
 
 
 def remarks(devices):
-    """Lines that a person should read about a placement: GPUs that are unequal, or cannot reach each other's memory."""
+    """Lines that a person should read about a placement: what --math cannot do there, GPUs that are unequal, or cannot reach
+    each other's memory."""
     numbers = sorted({device.number for device in devices if isinstance(device, Gpu)})
-    if len(numbers) < 2:
-        return []
-    gpus = launch.gpus()
     lines = []
+    if launch.math() == "tf32":
+        lines += [f"--math tf32 changes nothing on {device.name}: it has no tensor cores for that" for device in
+                  dict.fromkeys(devices) if not (isinstance(device, Gpu) and launch.gpus().tensor_cores(device.number))]
+    if len(numbers) < 2:
+        return lines
+    gpus = launch.gpus()
     if len({gpus.name(number) for number in numbers}) > 1:
         lines.append(f"the GPUs are unequal ({', '.join(gpus.name(number) for number in numbers)}): the fastest waits for the "
                      "slowest; the fastest alone may be faster")

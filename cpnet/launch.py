@@ -13,6 +13,7 @@ declared `extern "C" __global__ void name(...)`. CuPy is imported when a GPU is 
 import functools
 import operator
 import re
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,17 @@ import numpy as np
 from cpnet.errors import CpnetError
 
 GRID = 2**31 - 1, 65535, 65535  # blocks at most, by axis
-DEFAULT_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking
+DEFAULT_SHARED = 32 << 10  # bytes of dynamic shared memory that a kernel has without asking: 48 KiB less its own arrays
 _DTYPES = {name: np.dtype(code) for name, code in {
     "float": "f4", "double": "f8", "int": "i4", "unsigned": "u4", "unsigned int": "u4", "long long": "i8",
     "unsigned long long": "u8", "unsigned char": "u1", "bool": "?"}.items()}
+MATH = "fp32", "tf32"  # how float32 products are computed on GPUs with tensor cores
+_math = MATH[0]
 _platforms = {}  # type of array: its platform
 _modules = {}  # (platform, device, file, defines): compiled module
 _functions = {}  # the same and the kernel's name: function
+_shared = {}  # function: bytes of dynamic shared memory asked for
+_workspaces = {}  # (platform, device, name, dtype): arrays, the last and largest of which is in use
 
 
 class Cupy:
@@ -34,10 +39,12 @@ class Cupy:
 
     def __init__(self):
         import cupy
-        from cupy._core import _routines_linalg, set_compute_type
+        from cupy._core import _routines_linalg as linalg
         self.cupy = cupy
-        # cuBLAS keeps float32 products in float32. Without this line CuPy would let CUPY_TF32=1 decide.
-        set_compute_type(np.float32, _routines_linalg.COMPUTE_TYPE_DEFAULT)
+        self.compute_types = {"fp32": linalg.COMPUTE_TYPE_DEFAULT, "tf32": linalg.COMPUTE_TYPE_TF32}
+        self.set_compute_type = linalg.set_compute_type
+        self.math = None  # that cuBLAS has been told
+        self.shared_memory = {}  # device: what `tensor_cores` says of it
         self.copy_streams = {}  # device: the stream on which copies to it from other devices run
         self.upload_streams = {}  # device: the stream on which copies to it from pinned memory run
 
@@ -56,6 +63,13 @@ class Cupy:
         """How many multiprocessors it has."""
         return self.cupy.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]
 
+    def tensor_cores(self, device):
+        """Bytes of shared memory that a block may have, if there are tensor cores for TF32; 0 if there are none."""
+        if device not in self.shared_memory:
+            properties = self.cupy.cuda.runtime.getDeviceProperties(device)
+            self.shared_memory[device] = properties["sharedMemPerBlockOptin"] if properties["major"] >= 8 else 0
+        return self.shared_memory[device]
+
     def reaches(self, device, peer):
         """Whether the hardware lets `device` access the memory of `peer`."""
         return bool(self.cupy.cuda.runtime.deviceCanAccessPeer(device, peer))
@@ -63,6 +77,9 @@ class Cupy:
     def device(self, array):
         """What two arrays must have in common to be arguments of one launch."""
         return array.device.id
+
+    def address(self, array):
+        return array.data.ptr
 
     def on(self, device):
         """A context in which `device` is the current one."""
@@ -80,7 +97,14 @@ class Cupy:
         return self.cupy.cuda.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes()
 
     def matmul(self, a, b, out):
+        self._set_math("tf32" if math() == "tf32" and self.tensor_cores(self.device(out)) else "fp32")
         self.cupy.dot(a, b, out=out)  # cuBLAS reads transposed views as they are, and writes into `out`
+
+    def _set_math(self, wanted):
+        """How cuBLAS computes float32 products from now on. Unless told, CuPy would let CUPY_TF32 decide."""
+        if self.math != wanted:
+            self.set_compute_type(np.float32, self.compute_types[wanted])
+            self.math = wanted
 
     def to_host(self, array):
         return self.cupy.asnumpy(array)
@@ -181,7 +205,48 @@ def _platform(kind):
     return _platforms.get(kind)
 
 
+def set_math(name):
+    """Compute float32 products so from now on, on GPUs that have tensor cores for TF32 (compute capability 8.0 and newer).
+
+    "fp32": as exact as float32, convolutions by three products of TF32. "tf32": by one, errors of about 3e-4.
+    """
+    global _math
+    if name not in MATH:
+        raise ValueError(f"math is {' or '.join(MATH)}, not {name!r}")
+    _math = name
+
+
+def math():
+    """"fp32" or "tf32": see `set_math`."""
+    return _math
+
+
+def tensor_cores(array):
+    """Bytes of shared memory that a block may have on the array's GPU if it has tensor cores for TF32; 0 if it has none."""
+    platform = _platform(type(array))
+    return platform.tensor_cores(platform.device(array))
+
+
+def address(array):
+    """Where a GPU's array begins, in bytes."""
+    return _platform(type(array)).address(array)
+
+
 # Memory
+
+
+def workspace(name, shape, dtype, like):
+    """The array called `name` where `like` is, uninitialised: the same memory at every call, as long as `shape` fits.
+
+    So a step allocates nothing, and its kernels find what they share at the same place. Whoever asks for the name next, on
+    the same device, may write over it. Outgrown memory is kept: a captured graph may still use it.
+    """
+    platform = _platform(type(like))
+    device, dtype, size = platform.device(like), np.dtype(dtype), prod(shape)
+    held = _workspaces.setdefault((platform, device, name, dtype), [])
+    if not held or held[-1].size < size:
+        held.append(empty_on(platform, device, (size,), dtype, 0))
+    return held[-1][:size].reshape(shape)
 
 
 def empty(shape, dtype, like):
@@ -326,8 +391,8 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
                 options = tuple(f"-D{macro}={value}" for macro, value in defines.items())
                 _modules[key] = platform.module(text(_path(file)), options)
             function = _functions[name, *key] = _modules[key].get_function(name)
-        if shared > DEFAULT_SHARED and shared > function.max_dynamic_shared_size_bytes:
-            function.max_dynamic_shared_size_bytes = shared
+        if shared > _shared.get(function, DEFAULT_SHARED):
+            function.max_dynamic_shared_size_bytes = _shared[function] = shared
         function(grid, block, values, shared_mem=shared)
 
 

@@ -40,6 +40,8 @@ class Layer:
     undivided = False  # one layer on the first device, not shared by the columns
     input_gradient = True  # False for the first layer: nobody trains the image
 
+    fused = False  # of a convolution and the ReLU right above it: the convolution does both, which saves a pass each way
+
     # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
     # in the whole layer; index, its place in the table; values and gradients, its parameters' arrays by name.
 
@@ -110,12 +112,14 @@ class Conv(Layer):
         self.x = x
         w, b = self.values["weight"], self.values["bias"]
         y = self.buffer("y", conv.conv_shape(x.shape, w.shape, self.stride, self.pads), x.dtype)
-        return conv.conv_forward(x, w, b, **self._geometry(), out=y)
+        self.y = conv.conv_forward(x, w, b, **self._geometry(), relu=self.fused, out=y)
+        return self.y
 
     def backward(self, d_y):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype) if self.input_gradient else None
         return conv.conv_backward(d_y, self.x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
-                                  **self._geometry(), input_gradient=self.input_gradient, out=d_x)
+                                  **self._geometry(), relu_y=self.y if self.fused else None,
+                                  input_gradient=self.input_gradient, out=d_x)
 
 
 @dataclass
@@ -172,11 +176,11 @@ class ReLU(Layer):
     """max(0, x), written over x. A max pool below loses only outputs that receive no gradient."""
 
     def forward(self, x, run):
-        self.y = pointwise.relu_forward(x, out=x)
+        self.y = x if self.fused else pointwise.relu_forward(x, out=x)
         return self.y
 
     def backward(self, d_y):
-        return pointwise.relu_backward(d_y, self.y, out=d_y)
+        return d_y if self.fused else pointwise.relu_backward(d_y, self.y, out=d_y)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 from cpnet import launch
 from cpnet.columns import gather, scatter_sum
 from cpnet.errors import CpnetError
-from cpnet.layers import Pass
+from cpnet.layers import Conv, Pass, ReLU
 from cpnet.ops import sgd, softmax
 
 ALIGN = 64  # numbers: every parameter starts on a boundary that suits vector loads
@@ -60,7 +60,13 @@ class Network:
             part.columns = self.table.columns // len(self.devices)
             part.first_unit = d * (out_shape[0] // count)
             part.values, part.gradients = {}, {}
+            part.fused = self._fused(index) or index > 0 and self._fused(index - 1)
         return copies
+
+    def _fused(self, index):
+        """Whether layer `index` is a convolution with a ReLU right above it."""
+        layers = self.table.layers
+        return isinstance(layers[index], Conv) and index + 1 < len(layers) and isinstance(layers[index + 1], ReLU)
 
     def _segments(self, d):
         segments, start = [], 0

@@ -79,6 +79,8 @@ def device_options(parser):
     parser.add_argument("--devices",
                         help="cpu; GPUs by number: 0; 0,1 places each column on its own (0,0 and cpu,cpu do so on one) "
                              "(default: the best there is, which it says)")
+    parser.add_argument("--math", choices=("fp32", "tf32"), default="fp32",
+                        help="of products on GPUs with tensor cores: as exact as float32, or faster by TF32, to 3 digits")
     parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
     parser.add_argument("--loader-threads", type=positive, default=max(1, (os.cpu_count() or 1) // 4),
                         help="CPU threads that read and prepare images")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cpnet import launch
-from cpnet.ops import conv
+from cpnet.ops import conv, conv_launch
 from tests import cuemu, device
 from tests.conftest import CuemuBackend
 from tests.cuemu import mutate
@@ -94,8 +94,8 @@ def test_the_paper_s_layers(layer, images, dtype):
 @pytest.mark.parametrize("rows, columns", TILES)
 def test_tiles(monkeypatch, rows, columns):
     """Each just overfull in both directions, so that there are four, the last of them nearly empty."""
-    monkeypatch.setattr(conv, "HEIGHTS", (rows,))
-    monkeypatch.setattr(conv, "WIDTHS", {columns: conv.WIDTHS[columns]})
+    monkeypatch.setattr(conv_launch, "HEIGHTS", (rows,))
+    monkeypatch.setattr(conv_launch, "WIDTHS", {columns: conv_launch.WIDTHS[columns]})
     compare(Case((columns // 9 + 1, 3, 3, columns + 4), (rows + 3, 3, 3)), "float32")
     compare(Case((rows + 1, 1, 1, columns + 3), (2, 1, 1)), "float32")
 
@@ -119,28 +119,29 @@ def test_arrays_at_odd_places(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parts_of_the_weight_gradient(monkeypatch, dtype):
-    monkeypatch.setattr(conv, "PART_TERMS", 24)  # more parts than some taps have pixels
+    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)  # more parts than some taps have pixels
     compare(Case((3, 5, 4, 9), (4, 3, 3), pad=(1, 1)), dtype)
     compare(Case((2, 3, 3, 30), (4, 3, 3), pad=(4, 4), stride=3), dtype)
 
 
 def test_the_number_of_parts_is_the_shape_s(monkeypatch):
     shapes = []
-    monkeypatch.setattr(conv, "launch", lambda file, name, grid, *_, **__: shapes.append((name, grid)))
+    monkeypatch.setattr(conv_launch, "launch", lambda file, name, grid, *_, **__: shapes.append((name, grid)))
+    monkeypatch.setattr(conv_launch, "workspace", lambda *_: None)
+    monkeypatch.setattr(conv_launch.conv_tensor, "weights", lambda *_: None)
     for case, grid in [(Case((3, 224, 224, 128), (96, 11, 11), 4, (0, 3)), (3, 170, 1)),
                        (Case((96, 27, 27, 128), (256, 5, 5), pad=(2, 2), groups=2), (10, 25, 2)),
                        (Case((256, 13, 13, 128), (384, 3, 3), pad=(1, 1)), (54, 9, 1))]:
         w_shape = (case.w[0], case.x[0] // case.groups, *case.w[1:])
         shape = conv.conv_shape(case.x, w_shape, case.stride, case.pad)
         x, d_w, d_y = (np.broadcast_to(np.float32(0), shape) for shape in (case.x, w_shape, shape))
-        monkeypatch.setattr(conv, "empty", lambda shape, dtype, like: None)
-        conv._launch_weight_gradient(d_y, x, d_w, (), case.groups)
+        conv_launch._weight_gradient(d_y, x, d_w, (), case.groups)
         assert shapes[-2] == ("conv_weight_parts", grid)
 
 
 def test_sizes_beyond_31_bits():
     with pytest.raises(ValueError, match=r"x \(3, 30000, 30000\) is too large"):
-        conv._sizes((3, 30000, 30000, 1), (1, 3, 3, 3), (1, 9, 9, 1), 1, (0, 0), 1)
+        conv_launch._sizes((3, 30000, 30000, 1), (1, 3, 3, 3), (1, 9, 9, 1), 1, (0, 0), 1)
 
 
 # Mutants
@@ -177,7 +178,6 @@ EDITS = {
         ("s_min = r_min == r_max ? first_tap % S : 0", "s_min = first_tap % S"),
         ("pixels * (blockIdx.y + 1) / gridDim.y", "pixels * (blockIdx.y + 1) / gridDim.y - 1"),
         ("unsigned h = p * stride + place.down", "int h = p * stride + place.down"),
-        ("unroll 8\n  for (long long i = thread;", "unroll 8\n  for (long long i = thread + 1;"),
         ("(N + BK - 1) / BK", "N / BK"),
     ],
 }
@@ -208,9 +208,9 @@ def run(patch, name, text):
     patch.setattr(device.Runner, "module", recorded)
     patch.setattr(device.Runner, "mutated", {launch.text(path): text})
     patch.setattr(device, "SEEDS", (1,))
-    patch.setattr(conv, "PART_TERMS", 24)
+    patch.setattr(conv_launch, "PART_TERMS", 24)
     for macro, value in TINY.items():
-        patch.setattr(conv, macro, value)
+        patch.setattr(conv_launch, macro, value)
     for cache in "_modules", "_functions":
         patch.setattr(launch, cache, {})
     for case in CASES[name]:

@@ -1,10 +1,11 @@
 """Every kernel through NVIDIA's own compiler, for each generation of GPUs: no warnings, no spills, and no more registers
-and shared memory than its block can have. In the very variants that the paper's net asks for at a batch of 128.
+and shared memory than its block can have. In the very variants that the paper's net asks for at a batch of 128 there.
 
     python -m tests.test_nvrtc      the table
 """
 import functools
 import os
+import re
 from collections import defaultdict
 from contextlib import nullcontext
 from copy import copy
@@ -22,17 +23,32 @@ from tests import nvrtc
 ARCHITECTURES = 75, 80, 90, 120
 REGISTERS, REGISTERS_CONV = 64, 255  # at most: four blocks of 256 threads on a multiprocessor; a thread's most
 SHARED = 48 << 10
+MATHS = {90: launch.MATH}  # "fp32" for the others: TF32 takes half a minute to compile
+ROOM = {75: 0, 80: 163 << 10, 90: 227 << 10, 120: 99 << 10}  # what launch.tensor_cores says of each
 
 
 class Shadow(np.ndarray):
     """An array of a device on which nothing is computed. Its memory is never touched, hence never there."""
 
 
-class Recorder:
-    """The platform of Shadow: notes which variants of which text are asked for."""
+class Function:
+    """A kernel that does nothing."""
+    max_dynamic_shared_size_bytes = 48 << 10
 
-    def __init__(self):
+    def __init__(self, recorder, name):
+        self.launches, self.name = recorder.launches, name
+
+    def __call__(self, grid, block, args, shared_mem=0):
+        self.launches.append((self.name, grid, block, shared_mem))
+
+
+class Recorder:
+    """The platform of Shadow: notes which variants of which text are asked for, by a GPU of this architecture."""
+
+    def __init__(self, architecture):
         self.variants = {}  # (text, options): the names of the kernels launched
+        self.launches = []  # (kernel, grid, block, dynamic shared memory)
+        self.architecture = architecture
 
     def device(self, array):
         return 0
@@ -42,10 +58,13 @@ class Recorder:
 
     def module(self, code, options):
         names = self.variants.setdefault((code, options), set())
-        return SimpleNamespace(get_function=lambda name: names.add(name) or self.function)
+        return SimpleNamespace(get_function=lambda name: names.add(name) or Function(self, name))
 
-    def function(self, *_, **__):
-        pass
+    def tensor_cores(self, device):
+        return ROOM[self.architecture]
+
+    def address(self, array):
+        return 0
 
     def empty(self, shape, dtype):
         return np.empty(shape, dtype).view(Shadow)
@@ -60,23 +79,31 @@ class Recorder:
         pass
 
 
-def variants(dtype):
+def step(recorder, images, dtype):
+    """A training step of the paper's net but for loss and update. Returns the logits."""
+    run = Pass(training=True)
+    for index, (layer, shape, _) in enumerate(nets.build("alexnet").shapes()):
+        layer, columns = copy(layer), 2
+        layer.device, layer.index, layer.columns, layer.first_unit = recorder, index, columns, 0
+        layer.input_gradient = index > 0
+        for kind in "values", "gradients":
+            setattr(layer, kind, {key: recorder.empty(parameter.shape, dtype)
+                                  for key, parameter in layer.parameters(shape, columns).items()})
+        y = layer.forward(recorder.empty((*shape, images), dtype), run)
+        layer.backward(recorder.empty(y.shape, dtype))
+    return y
+
+
+def variants(dtype, architecture):
     """{(text, options): kernels} of a training step, and of the operations that the paper's net does without."""
-    recorder, images = Recorder(), 128
+    recorder, images = Recorder(architecture), 128
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(launch._platforms, Shadow, recorder)
-        for name in "_modules", "_functions":
+        for name in "_modules", "_functions", "_workspaces":
             patch.setattr(launch, name, {})
-        run = Pass(training=True)
-        for index, (layer, shape, _) in enumerate(nets.build("alexnet").shapes()):
-            layer, columns = copy(layer), 2
-            layer.device, layer.index, layer.columns, layer.first_unit = recorder, index, columns, 0
-            layer.input_gradient = index > 0
-            for kind in "values", "gradients":
-                setattr(layer, kind, {key: recorder.empty(parameter.shape, dtype)
-                                      for key, parameter in layer.parameters(shape, columns).items()})
-            y = layer.forward(recorder.empty((*shape, images), dtype), run)
-            layer.backward(recorder.empty(y.shape, dtype))
+        for math in MATHS.get(architecture, ["fp32"]):
+            patch.setattr(launch, "_math", math)
+            y = step(recorder, images, dtype)
         labels = recorder.empty((images,), np.int32)
         softmax.cross_entropy_forward(y, labels)
         softmax.cross_entropy_backward(y, labels)
@@ -102,7 +129,7 @@ def variants(dtype):
 def compiled(dtype, architecture):
     """[(file, options, Kernel, whether it was launched)] and {file: PTX}."""
     rows, ptx = [], defaultdict(str)
-    for (code, options), launched in variants(dtype).items():
+    for (code, options), launched in variants(dtype, architecture).items():
         file = code.split('"')[1]
         # -ftz as CuPy has it; warnings become errors in nvrtc.compile, as older versions have no option for that
         kernels, text = nvrtc.compile(code, [*options, f"-arch=sm_{architecture}", "-ftz=true"])
@@ -137,10 +164,20 @@ def test_kernels_compile_and_fit(dtype, architecture):
 
 
 def test_every_file_and_kernel_is_compiled():
-    rows, _ = compiled(np.float32, 80)
+    rows = [row for architecture in (75, 80) for row in compiled(np.float32, architecture)[0]]  # without tensor cores, and with
     assert {file for file, *_ in rows} == {path.name for path in Path(ops.__file__).parent.glob("*.cu")}
     launched = {(file, kernel.name) for file, _, kernel, used in rows if used}
     assert launched == {(file, kernel.name) for file, _, kernel, _ in rows}
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 120])
+def test_tensor_cores_are_fed_while_they_work(architecture):
+    _, ptx = compiled(np.float32, architecture)
+    for file in "conv_tensor.cu", "conv_weights_tensor.cu":
+        for instruction in "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "cp.async.cg.shared.global", "wait_group 1":
+            assert instruction in ptx[file]
+    assert "ldmatrix.sync.aligned.m8n8.x4" in ptx["conv_weights_tensor.cu"]
+    assert not re.search(r"\s(atom|red)\.", "".join(ptx.values()))  # sums have a fixed order
 
 
 def test_warnings_and_errors_are_refused():

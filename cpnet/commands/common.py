@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from cpnet import arrays, columns, nets
+from cpnet import arrays, columns, launch, nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.network import Network
 from data.dataset import Dataset
@@ -25,6 +25,7 @@ def place(settings, options):
     """The net of `settings`, with fresh weights, on the devices of the options or the settings."""
     if options.threads:
         arrays.set_threads(options.threads)
+    launch.set_math(settings.get("math", "fp32"))
     table = nets.build(**settings["table"])
     devices = columns.devices(settings.get("devices", "cpu"), table.columns)
     for remark in columns.remarks(devices):
@@ -46,6 +47,6 @@ def load(path, options):
     """The checkpoint at `path` and its net."""
     checkpoint = Checkpoint(path)
     devices = options.devices or default_devices(nets.build(**checkpoint.settings["table"]))
-    network = place({**checkpoint.settings, "devices": devices}, options)
+    network = place({**checkpoint.settings, "devices": devices, "math": options.math}, options)
     checkpoint.restore(network, ["values"])
     return checkpoint, network

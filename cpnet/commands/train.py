@@ -113,8 +113,8 @@ def new_settings(options, dataset):
                          f"{options.batch}; choose a smaller --batch")
     if options.replace and not options.init_from:
         raise CpnetError("--replace names layers that do not start from a checkpoint: give that with --init-from")
-    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "shuffle", "mirror", "colour", "seed", "loader_threads",
-            "checkpoint_minutes")
+    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "shuffle", "mirror", "colour", "seed", "math",
+            "loader_threads", "checkpoint_minutes")
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
             "devices": options.devices or default_devices(table)}
 

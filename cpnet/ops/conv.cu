@@ -133,7 +133,7 @@ __device__ __forceinline__ void gather(
       const int n = of.n0 + tile_column(j);
       Four four;
 #pragma unroll
-      for (int e = 0; e < 4; e++) four.v[e] = sum[i][j + e] + add;  // ReLU would go here
+      for (int e = 0; e < 4; e++) four.v[e] = sum[i][j + e] + add;
       store_four(row + n, four, N - n, whole);
     }
   }

@@ -18,14 +18,13 @@ With stride 1 the S shifts can as well be made behind the product: the filters' 
 rows (R·C, W·N), and the S results are added, each shifted by its s. That is quicker unless R·C is small, most of all where
 filters are few (the input gradient of conv2 has 48, and twice the speed): BLAS then has S times as many of them.
 """
-from math import prod
-from pathlib import Path
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cpnet.arrays import chunks, parallel, scratch
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.launch import on_gpu
+from cpnet.ops import conv_launch
+from cpnet.ops.pointwise import relu_backward, relu_forward
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
 BLOCKS = 8  # at least as many blocks as this, so that a few threads have work
@@ -42,28 +41,35 @@ def conv_shape(x_shape, w_shape, stride, pad):
     return filters, p, q, images
 
 
-def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, out=None):
-    """x (C, H, W, N), w (F, C/groups, R, S), b (F) → y (F, P, Q, N). Kept for backward: x.
+def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, relu=False, out=None):
+    """x (C, H, W, N), w (F, C/groups, R, S), b (F) → y (F, P, Q, N), or max(0, y) with `relu`. Kept for backward: x.
 
     Raises ValueError where channels, filters and groups do not fit together.
     """
     if len(x) != groups * w.shape[1] or len(w) % groups:
         raise ValueError(f"filters {w.shape} do not fit {len(x)} channels in {groups} groups")
+    shape = conv_shape(x.shape, w.shape, stride, pad)
     if on_gpu(x):
-        return _launch_forward(x, w, b, stride, pad, groups, out)
-    y = np.empty(conv_shape(x.shape, w.shape, stride, pad), x.dtype) if out is None else out
-    return _correlate(x, w, b, stride, (pad[0], pad[0]), groups, y)
+        return conv_launch.forward(x, w, b, shape, stride, pad, groups, relu, out)
+    y = np.empty(shape, x.dtype) if out is None else out
+    _correlate(x, w, b, stride, (pad[0], pad[0]), groups, y)
+    return relu_forward(y, out=y) if relu else y
 
 
-def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, input_gradient=True, out=None):
+def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, relu_y=None, input_gradient=True, out=None):
     """d_y (F, P, Q, N) → d_x (C, H, W, N), or None without `input_gradient`. Assigns d_w and d_b, shaped as w and b.
+
+    With `relu_y`, forward's output with `relu`, d_y first becomes 0 wherever that is.
 
         d_w[f, c, r, s] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]      over p, q, n
         d_b[f]          = Σ d_y[f, p, q, n]                                                              over p, q, n
         d_x[c, h, w, n] = Σ w[f, c, r, s] · d_y[f, p, q, n]   over f and all r, s, p, q that read this pixel in forward
     """
     if on_gpu(d_y):
-        return _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, input_gradient, out)
+        shape = conv_shape(x.shape, w.shape, stride, pad)
+        return conv_launch.backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_gradient, out)
+    if relu_y is not None:
+        relu_backward(d_y, relu_y, out=d_y)
     _weight_gradient(d_y, x, d_w, stride, (pad[0], pad[0]), groups)
     if d_b is not None:
         parallel(lambda f, end: np.sum(d_y[f:end], axis=(1, 2, 3), out=d_b[f:end]), chunks(len(d_y), 16))
@@ -208,92 +214,3 @@ def _windows(x, w_shape, y_shape, g, start, stop, stride, before):
 def _inside(first, count, height):
     """Which of `count` input rows from `first` on lie in an image: (top, bottom), counted from `first`."""
     return min(max(-first, 0), count), max(min(height - first, count), 0)
-
-
-# The same in CUDA
-
-HEIGHTS = 128, 96, 64, 48, 32, 16  # rows of a block's tile (BM)
-WIDTHS = {128: (8, 8), 64: (8, 4), 32: (4, 4)}  # its columns (BN): a thread's rows and columns of it (TM, TN)
-PART_BLOCKS = 512  # of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
-PART_TERMS = 1024  # products that a part at least adds up
-BIAS_THREADS = 512
-_WEIGHTS = Path(__file__).with_name("conv_weights.cu")
-
-
-def _launch_forward(x, w, b, stride, pad, groups, out):
-    shape = conv_shape(x.shape, w.shape, stride, pad)
-    y = empty(shape, x.dtype, x) if out is None else out
-    expect("conv_forward", shape, out=y)
-    if b is not None:
-        expect("conv_forward", w.shape[:1], b=b)
-    grid, tile = _pixel_grid(len(w) // groups, shape, groups, x.dtype)
-    launch(__file__, "conv_forward", grid, _threads(tile), x, w, w if b is None else b, y, b is not None,
-           *_sizes(x.shape, w.shape, shape, stride, pad, groups), defines=tile)
-    return y
-
-
-def _launch_backward(d_y, x, w, d_w, d_b, stride, pad, groups, input_gradient, out):
-    expect("conv_backward", conv_shape(x.shape, w.shape, stride, pad), d_y=d_y)
-    expect("conv_backward", w.shape, d_w=d_w)
-    sizes = _sizes(x.shape, w.shape, d_y.shape, stride, pad, groups)
-    _launch_weight_gradient(d_y, x, d_w, sizes, groups)
-    if d_b is not None:
-        expect("conv_backward", w.shape[:1], d_b=d_b)
-        launch(_WEIGHTS, "conv_bias_gradient", len(w), BIAS_THREADS, d_y, d_b, d_y.size // len(w),
-               defines=_weight_tile(w.shape, groups, x.dtype))
-    if input_gradient:
-        d_x = empty(x.shape, x.dtype, x) if out is None else out
-        expect("conv_backward", x.shape, out=d_x)
-        grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
-        launch(__file__, "conv_input_gradient", grid, _threads(tile), d_y, w, d_x, *sizes, defines=tile)
-        return d_x
-
-
-def _launch_weight_gradient(d_y, x, d_w, sizes, groups):
-    """Parts of the pixels apart, then their sum in order."""
-    filters, channels, rows, cols = d_w.shape
-    tile = _weight_tile(d_w.shape, groups, x.dtype)
-    tiles = blocks(filters // groups, tile["BM"]) * blocks(channels * rows * cols, tile["BN"])
-    parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
-    sums = empty((parts, *d_w.shape), x.dtype, x)
-    launch(_WEIGHTS, "conv_weight_parts", (tiles, parts, groups), _threads(tile), x, d_y, sums, *sizes, defines=tile)
-    launch(_WEIGHTS, "conv_sum_parts", blocks(d_w.size, 256), 256, sums, d_w, parts, filters, channels, rows * cols,
-           defines=tile)
-
-
-def _sizes(x_shape, w_shape, y_shape, stride, pad, groups):
-    """The kernels' C, H, W, N, F, R, S, P, Q, stride, before: channels and filters of one group."""
-    for name, shape in ("x", x_shape[:3]), ("w", w_shape), ("y", y_shape[:3]):
-        if prod(shape) >= 2**31:  # which no GPU could hold for long: the kernels count pixels in 31 bits, numbers in 64
-            raise ValueError(f"convolution: {name} {shape} is too large, {prod(shape):,} of at most 2³¹ − 1")
-    return (w_shape[1], *x_shape[1:], w_shape[0] // groups, *w_shape[2:], *y_shape[1:3], stride, pad[0])
-
-
-def _pixel_grid(maps, shape, groups, dtype):
-    """(grid, tile) for a result of this shape with so many maps a group: each block at one pixel."""
-    _, rows, cols, images = shape
-    tile = _tile(maps, images, dtype)
-    return (rows * cols * blocks(images, tile["BN"]), blocks(maps, tile["BM"]), groups), tile
-
-
-def _weight_tile(w_shape, groups, dtype):
-    filters, channels, rows, cols = w_shape
-    return {**_tile(filters // groups, channels * rows * cols, dtype), "BIAS_THREADS": BIAS_THREADS}
-
-
-def _tile(rows, columns, dtype):
-    """The macros of a block's tile of a product with so many rows and columns."""
-    height = _least_padding(rows, HEIGHTS)
-    width = _least_padding(columns, [width for width in WIDTHS if width * dtype.itemsize <= 512])
-    thread_rows, thread_columns = WIDTHS[width]
-    return {"BM": height, "BN": width, "TM": thread_rows, "TN": thread_columns}
-
-
-def _least_padding(count, sizes):
-    """The largest of these tile sizes that pads `count` to at most an eighth more than the best of them does."""
-    padded = {size: blocks(count, size) * size for size in sizes}
-    return max(size for size in sizes if padded[size] * 8 <= min(padded.values()) * 9)
-
-
-def _threads(tile):
-    return tile["BM"] * tile["BN"] // (tile["TM"] * tile["TN"])

@@ -1,0 +1,152 @@
+// Convolution forward, and its gradient with respect to the input, on tensor cores: the formulas of conv.py, arrays C H W N.
+//
+//   result[m, pixel, n] = Σ weights[k, m] · source[c, the pixel that the tap reads, n]      over k = (c, tap)
+//
+//                      result  m        source  c        row of the source that window row r reads for row p of the result
+//   forward            y       filter   x       channel  p · stride − before + r
+//   input gradient     d_x     channel  d_y     filter   (p + before − r) / stride, where that is whole
+//
+// So one kernel does both: row = (p · scale + offset + r · direction) / divisor. `weights` is a copy, (groups, K, padded),
+// in the order in which tiles are read: k slowest, maps fastest, zeros up to a whole number of tiles (conv_pack).
+//
+// A block owns ROWS maps of one group by COLUMNS = PIXELS × IMAGES results: PIXELS successive pixels, IMAGES images of
+// each. First it writes down, for every k that any of its pixels needs, where that lies in the weights and in the source:
+// taps that fall into the padding, or between the pixels of a strided gradient, are left out for the whole block. In the
+// loop an address is then one number from shared memory, for any stride, padding, window and number of channels: with the
+// 363 k of conv1, 3 · 11 · 11, as with the 2304 of conv3.
+// It reads (ROWS + COLUMNS) · K numbers, nearly all from L2, and writes ROWS · COLUMNS. A stage of 16 k with 128 × 128 is
+// 16 KiB for 524,288 FLOP, 32 FLOP a byte; 128 × 256 does 43.
+// A warp owns TM × TN results. Rows of the tiles lie 8 numbers (mod 32) apart in shared memory, so that the 4 k × 8 columns
+// that its lanes read fall into 32 different banks.
+// Grid: (runs of PIXELS pixels × runs of IMAGES images, runs of ROWS maps, groups).
+#define COLUMNS (PIXELS * IMAGES)
+#include "conv_mma.cuh"
+
+#define BK 16
+#define LEFT_ROW (ROWS + 8)
+#define RIGHT_ROW (COLUMNS + 8)
+#define SLOT (BK * (LEFT_ROW + RIGHT_ROW))
+static_assert(LEFT_ROW % 16 == 8 && RIGHT_ROW % 16 == 8, "rows 8 or 24 banks apart: no two lanes of a load meet in a bank");
+static_assert(IMAGES % 8 == 0 && COLUMNS % VECTOR == 0, "a thread's neighbouring columns are images of one pixel");
+
+// How pixels of the result and window rows lead to rows of the source, and the same for columns.
+struct Map {
+  int scale, offset, direction, divisor;
+
+  // The row, of `size`, that window row r reads for row p of the result; negative where there is none.
+  __device__ __forceinline__ int row(int p, int r, int size) const {
+    const int times = p * scale + offset + r * direction, at = times / divisor;
+    return at < size && times % divisor == 0 ? at : -1;
+  }
+};
+
+// A lane's rows of a warp's tile are dealt out in pairs, 2g and 2g + 1 of each 16, which one 8-byte load brings.
+__device__ __forceinline__ int tile_row(int i, int g) { return i / 2 * 16 + 2 * g + i % 2; }
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_product(const float* __restrict__ source, const float* __restrict__ weights, const float* __restrict__ bias,
+             float* __restrict__ result, bool biased, bool relu, int C, int H, int W, int N, int M, int P, int Q, int R, int S,
+             int scale, int offset, int direction, int divisor, int most) {
+  extern __shared__ __align__(16) float shared[];
+  int* const rows = (int*)(shared + STAGES * SLOT);  // of each k: its row of the weights; -1 beyond the last
+  int* const pixels = rows + most;                   // [PIXELS][most]: its pixel of the source; -1 where there is none
+  // Before the tiles come, in their place: the taps that are needed, in order, and the pixels that each tap reads.
+  int* const taps = (int*)shared;
+  int* const read = taps + R * S;  // [PIXELS][R · S]
+  __shared__ int tap_count;
+
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, g = lane / 4, t = lane % 4;
+  const int runs = (N + IMAGES - 1) / IMAGES, first_pixel = blockIdx.x / runs * PIXELS, n0 = blockIdx.x % runs * IMAGES;
+  const int m0 = blockIdx.y * ROWS, padded = gridDim.y * ROWS, group = blockIdx.z;
+  const Map map = {scale, offset, direction, divisor};
+
+  for (int i = thread; i < PIXELS * R * S; i += THREADS) {
+    const int pixel = first_pixel + i / (R * S), tap = i % (R * S);
+    const int h = map.row(pixel / Q, tap / S, H), w = map.row(pixel % Q, tap % S, W);
+    read[i] = min(h, w) >= 0 ? h * W + w : -1;
+  }
+  __syncthreads();
+  if (warp == 0) {
+    int count = 0;
+    for (int first = 0; first < R * S; first += 32) {
+      const int tap = first + lane;
+      bool needed = false;
+      if (tap < R * S)
+        for (int j = 0; j < PIXELS; j++) needed = needed || read[j * R * S + tap] >= 0;
+      const unsigned lanes = __ballot_sync(~0u, needed);
+      if (needed) taps[count + __popc(lanes & ((1u << lane) - 1))] = tap;
+      count += __popc(lanes);
+    }
+    if (lane == 0) tap_count = count;
+  }
+  __syncthreads();
+  const int K = C * tap_count, stages = (K + BK - 1) / BK;
+#pragma unroll 2
+  for (int k = thread; k < stages * BK; k += THREADS) {
+    const int c = group * C + k / tap_count, tap = taps[k % tap_count];
+    rows[k] = k < K ? c * R * S + tap : -1;
+    for (int j = 0; j < PIXELS; j++) {
+      const int pixel = read[j * R * S + tap];
+      pixels[j * most + k] = k < K && pixel >= 0 ? c * H * W + pixel : -1;
+    }
+  }
+  __syncthreads();
+
+  auto load = [&](int stage, float* slot) {
+    constexpr int FOURS = ROWS / 4, RUNS = COLUMNS / VECTOR;
+    static_assert(BK * RUNS % THREADS == 0, "every thread copies as much of the right tile");
+#pragma unroll
+    for (int i = 0; i < BK * FOURS; i += THREADS) {
+      const int k = (i + thread) / FOURS, m = (i + thread) % FOURS * 4;
+      if (BK * FOURS % THREADS && k >= BK) break;  // where the left tile does not come out even
+      const int row = rows[stage * BK + k];
+      cp_async16z(slot + k * LEFT_ROW + m, weights + (size_t)max(row, 0) * padded + m0 + m, row >= 0);
+    }
+#pragma unroll
+    for (int i = 0; i < BK * RUNS; i += THREADS) {
+      const int k = (i + thread) / RUNS, column = (i + thread) % RUNS * VECTOR, n = n0 + column % IMAGES;
+      const int pixel = pixels[column / IMAGES * most + stage * BK + k];
+      const bool inside = pixel >= 0 && n < N;
+      copy_images(slot + BK * LEFT_ROW + k * RIGHT_ROW + column, source + (inside ? (size_t)pixel * N + n : 0), inside);
+    }
+  };
+  const int row0 = warp % (ROWS / TM) * TM, column0 = warp / (ROWS / TM) * TN;  // the warp's in the tile
+  auto fragments = [&](const float* slot, int k, Left& left, Right& right) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const float* from = slot + (k + 4 * h + t) * LEFT_ROW + row0;
+#pragma unroll
+      for (int i = 0; i < TM / 8; i += 2) {
+        const float2 two = *(const float2*)(from + tile_row(i, g));
+        left[h][i] = two.x;
+        left[h][i + 1] = two.y;
+      }
+      from = slot + BK * LEFT_ROW + (k + 4 * h + t) * RIGHT_ROW + column0;
+#pragma unroll
+      for (int j = 0; j < TN / 8; j++) right[h][j] = from[8 * j + g];
+    }
+  };
+  Sums sums = {};
+  add_stages<BK, SLOT>(sums, shared, stages, load, fragments);
+
+#pragma unroll
+  for (int i = 0; i < TM / 8; i++) {
+    const int m = m0 + row0 + tile_row(i, g);
+    if (m >= M) continue;
+    const float add = biased ? bias[group * M + m] : 0.f;
+#pragma unroll
+    for (int j = 0; j < TN / 8; j++) {
+      const int column = column0 + 8 * j + 2 * t, pixel = first_pixel + column / IMAGES, n = n0 + column % IMAGES;
+      float2 two = {sums[i / 2][j][i % 2 * 2] + add, sums[i / 2][j][i % 2 * 2 + 1] + add};
+      if (relu) two = {two.x <= 0.f ? 0.f : two.x, two.y <= 0.f ? 0.f : two.y};  // so that NaN stays NaN
+      if (pixel >= P * Q || n >= N) continue;
+      float* to = result + ((size_t)(group * M + m) * P * Q + pixel) * N + n;
+      if (VECTOR == 4) {  // N is a multiple of 4
+        *(float2*)to = two;
+      } else {
+        to[0] = two.x;
+        if (n + 1 < N) to[1] = two.y;
+      }
+    }
+  }
+}

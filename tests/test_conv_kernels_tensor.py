@@ -1,0 +1,349 @@
+"""Convolution on tensor cores against the NumPy definition in float64, on the CPU by cuemu: the paper's five layers cut down,
+every tile that they take, ragged batches, both kinds of math; and that these comparisons notice a kernel that lacks a
+barrier, a wait or a guard.
+
+    python -m tests.test_conv_kernels_tensor      the table of errors and the list of mutants
+"""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpnet import launch, nets
+from cpnet.columns import Device
+from cpnet.layers import Pass
+from cpnet.network import Network
+from cpnet.ops import conv, conv_launch, conv_tensor
+from tests import cuemu, device
+from tests.conftest import CuemuBackend
+from tests.cuemu import mutate
+from tests.test_conv import Case
+from tests.test_conv_kernels import LAYERS, PIXELS
+
+if __name__ != "__main__":
+    cuemu.require()
+
+FOLDER = Path(conv.__file__).parent
+H200 = 227 << 10  # bytes of shared memory that a block may have
+ALLOWED = {"fp32": 5e-7, "tf32": 1e-3}
+PAPER = [("conv1", 3), ("conv1", 32), ("conv2", 1), ("conv3", 130), ("conv4", 128), ("conv5", 36)]
+KERNELS = "conv_product", "conv_weight_parts_tensor", "conv_weight_parts", "conv_forward", "conv_input_gradient"
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch):
+    """With tensor cores; a list of the kernels of matrix products that are launched, and with which macros."""
+    monkeypatch.setattr(device.Runner, "shared_memory", H200)
+    monkeypatch.setattr(launch, "_math", "fp32")
+    monkeypatch.setattr(device, "SEEDS", (1,))  # one order of the threads, but where a test says otherwise
+    names, original = [], launch.launch
+
+    def noted(file, name, *arguments, **options):
+        if name in KERNELS:
+            names.append((name, options["defines"]))
+        return original(file, name, *arguments, **options)
+
+    for module in launch, conv_launch:
+        monkeypatch.setattr(module, "launch", noted)
+    return names
+
+
+def error(result, expected):
+    """‖result − expected‖ / ‖expected‖. NaN stays NaN."""
+    result = np.asarray(result, np.float64)
+    assert result.shape == expected.shape
+    return np.linalg.norm(result - expected) / np.linalg.norm(expected)
+
+
+def run(arrays, options, put=np.copy, relu=False):
+    """y, d_x, d_w, d_b of x, w, b, d_y."""
+    x, w, b, d_y = (put(array) for array in arrays)
+    d_w, d_b = (put(np.full_like(array, np.nan)) for array in (arrays[1], arrays[2]))
+    y = conv.conv_forward(x, w, b, **options, relu=relu)
+    d_x = conv.conv_backward(d_y, x, w, d_w, d_b, **options, relu_y=y if relu else None)
+    return y, d_x, d_w, d_b, d_y
+
+
+def odd_place(array):
+    """On the device, at an address that no copy of 16 bytes may use."""
+    return CuemuBackend().to_device(np.append(array.flat[:1], array))[1:].reshape(array.shape)
+
+
+def errors(case, *, put=None, relu=False):
+    """The errors of forward, input gradient, weight gradient, bias gradient, and of d_y as it is left."""
+    arrays = case.arrays(np.random.default_rng(7), np.float32)
+    expected = run([array.astype(np.float64) for array in arrays], case.options(), relu=relu)
+    results = run(arrays, case.options(), put or CuemuBackend().to_device, relu)
+    return [error(launch.to_host(result), each) for result, each in zip(results, expected, strict=True)]
+
+
+def compare(case, math="fp32", **options):
+    """The errors, each checked."""
+    launch.set_math(math)
+    found = errors(case, **options)
+    for name, each in zip(("y", "d_x", "d_w", "d_b", "d_y"), found, strict=True):
+        assert each <= ALLOWED[math], f"{name}, {case}, {math}: an error of {each:.1e}"
+    return found
+
+
+@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("layer, images", PAPER)
+def test_the_paper_s_layers(launched, layer, images, math):
+    compare(LAYERS[layer]((*PIXELS[layer], images)), math)
+    assert [name for name, _ in launched] == ["conv_product", "conv_weight_parts_tensor", "conv_product"]
+    assert all((defines["VECTOR"], defines["SPLIT"]) == (1 if images % 4 else 4, math == "fp32") for _, defines in launched)
+
+
+@pytest.mark.parametrize("layer, images", PAPER[::2])
+def test_three_tf32_are_as_exact_as_float32(monkeypatch, layer, images):
+    case = LAYERS[layer]((*PIXELS[layer], images))
+    tensor = compare(case)
+    monkeypatch.setattr(device.Runner, "shared_memory", 0)
+    for name, own, plain in zip(("y", "d_x", "d_w"), tensor, errors(case), strict=False):
+        assert own <= 2 * plain, f"{name}, {case}: an error of {own:.1e}, the plain float32 kernel's is {plain:.1e}"
+
+
+def test_many_terms():
+    """3×TF32 does not lose by adding up more: a stage's sum is added in float32."""
+    y, d_x, d_w, *_ = compare(Case((160, 3, 3, 4), (24, 3, 3), pad=(1, 1)))
+    assert max(y, d_x, d_w) < 3e-7
+
+
+@pytest.mark.parametrize("math, rows", [("fp32", 128), ("fp32", 96), ("fp32", 48),
+                                        ("tf32", 192), ("tf32", 128), ("tf32", 96), ("tf32", 48)])
+def test_tiles(monkeypatch, launched, math, rows):
+    """Those of alexnet, each just overfull, so that there are several, the last of them nearly empty."""
+    for table in "TILES", "WEIGHT_TILES":
+        monkeypatch.setitem(getattr(conv_tensor, table), math, {rows: getattr(conv_tensor, table)[math][rows]})
+    columns = conv_tensor.WEIGHT_TILES[math][rows][0]
+    compare(Case((columns // 4 + 1, 2, 5, 4), (rows + 3, 2, 2)), math)
+    assert {defines["ROWS"] for _, defines in launched} == {rows}
+
+
+@pytest.mark.parametrize("case", [
+    Case((4, 4, 5, 8), (3, 3, 3), pad=(1, 1)),
+    Case((2, 9, 7, 5), (3, 2, 4), stride=3, pad=(2, 1)),
+    Case((6, 6, 5, 36), (4, 2, 3), stride=2, pad=(7, 4), groups=2),  # padding beyond the filter
+    Case((2, 4, 5, 3), (2, 1, 1), stride=5, pad=(3, 2)),
+    Case((3, 4, 5, 2), (1, 9, 9), pad=(4, 4)),  # a filter larger than the image
+    Case((2, 3, 3, 2), (2, 2, 2), stride=3, pad=(4, 4)),  # windows that see nothing but padding
+    Case((2, 9, 8, 2), (3, 2, 2), stride=4),  # pixels that no window sees
+], ids=str)
+def test_ragged_and_odd(monkeypatch, launched, case):
+    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)  # more parts than some taps have pixels
+    compare(case)
+    assert "conv_weight_parts" not in dict(launched)
+
+
+def test_the_same_bits_in_any_order_of_threads(monkeypatch):
+    monkeypatch.setattr(device, "SEEDS", (0, 1, 2))  # which device.py compares
+    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)
+    compare(Case((6, 5, 4, 10), (10, 3, 3), pad=(1, 1), groups=2))
+    compare(Case((3, 9, 7, 8), (4, 3, 3), stride=2, pad=(0, 1)), "tf32")
+
+
+def test_arrays_at_odd_places(launched):
+    compare(Case((2, 4, 5, 8), (3, 3, 3), pad=(1, 1)), put=odd_place)
+    assert {defines["VECTOR"] for _, defines in launched} == {1}
+
+
+@pytest.mark.parametrize("memory, kernels", [(H200, KERNELS[:2]), (0, KERNELS[2:])], ids=["tensor", "plain"])
+def test_relu_within_forward_and_backward(monkeypatch, launched, memory, kernels):
+    monkeypatch.setattr(device.Runner, "shared_memory", memory)
+    compare(Case((3, 4, 4, 6), (5, 3, 3), pad=(1, 1)), relu=True)
+    assert set(dict(launched)) == set(kernels)
+
+
+def test_relu_keeps_nan():
+    x, w, b, _ = (CuemuBackend().to_device(a) for a in Case((1, 1, 1, 4), (2, 1, 1)).arrays(np.random.default_rng(0), "f4"))
+    cuemu.initialised(device.host(x))[0, 0, 0, 1] = np.nan
+    y = launch.to_host(conv.conv_forward(x, w, b, relu=True))
+    assert np.isnan(y[:, 0, 0, 1]).all() and np.isfinite(y[:, 0, 0, ::2]).all()
+
+
+def test_less_shared_memory(monkeypatch, launched):
+    """Two stages instead of three on smaller cards, with the same bits; the plain kernels where not even they fit."""
+    case, results = Case((5, 4, 4, 8), (6, 3, 3), pad=(1, 1)), []
+    arrays = case.arrays(np.random.default_rng(1), np.float32)
+    for memory in H200, 50_000, 30_000, 20_000:
+        monkeypatch.setattr(device.Runner, "shared_memory", memory)
+        results.append([launch.to_host(array).tobytes() for array in run(arrays, case.options(), CuemuBackend().to_device)])
+    assert [(name, defines.get("STAGES")) for name, defines in launched] == [
+        ("conv_product", 3), ("conv_weight_parts_tensor", 3), ("conv_product", 3),
+        ("conv_product", 3), ("conv_weight_parts_tensor", 2), ("conv_product", 3),
+        ("conv_product", 2), ("conv_weight_parts", None), ("conv_product", 2),
+        ("conv_forward", None), ("conv_weight_parts", None), ("conv_input_gradient", None)]
+    assert results[0] == results[1] and results[0][:2] == results[2][:2]
+
+
+def test_float64_takes_the_plain_kernels(launched):
+    arrays = Case((2, 3, 3, 2), (2, 2, 2)).arrays(np.random.default_rng(1), np.float64)
+    run(arrays, {}, CuemuBackend().to_device)
+    assert [name for name, _ in launched] == ["conv_forward", "conv_weight_parts", "conv_input_gradient"]
+
+
+def test_a_step_allocates_nothing_the_second_time(monkeypatch):
+    case, asked = Case((6, 5, 4, 12), (10, 3, 3), pad=(1, 1), groups=2), []
+    empty = device.Runner.empty
+    monkeypatch.setattr(launch, "_workspaces", {})
+    monkeypatch.setattr(device.Runner, "empty", lambda *arguments: asked.append(arguments) or empty(*arguments))
+    x, w, b, d_y = (CuemuBackend().to_device(array) for array in case.arrays(np.random.default_rng(1), np.float32))
+    y, d_x, d_w, d_b = (CuemuBackend().empty(array.shape, np.float32) for array in (d_y, x, w, b))
+    for _ in range(2):
+        before = len(asked)
+        conv.conv_forward(x, w, b, **case.options(), out=y)
+        conv.conv_backward(d_y, x, w, d_w, d_b, **case.options(), out=d_x)
+    assert before == len(asked) > 0
+
+
+def test_a_step_of_a_net(launched):
+    """Five convolutions with ReLU in their kernels, two columns: the gradients of the definition in float64."""
+    table, rng = nets.build("mini", (1, 8, 8), 10), np.random.default_rng(0)
+    images, labels = rng.standard_normal((1, 8, 8, 4)), np.array([1, 2, 9, 0], np.int32)
+    exact, tensor = (Network(table, [where], seed=3, dtype=dtype)
+                     for where, dtype in ((Device(), np.float64), (device.Emulated("cpu"), np.float32)))
+    step = Pass(training=True, seed=3)
+    assert error(launch.to_host(tensor.forward(images.astype(np.float32), step)), exact.forward(images, step)) < 1e-6
+    for network in exact, tensor:
+        network.backward(labels)
+    for name in exact.parameters:
+        assert error(tensor.get("gradients", name), exact.get("gradients", name)) < 2e-6, name
+    names = [name for name, _ in launched]
+    assert names.count("conv_product") == 9 and names.count("conv_weight_parts_tensor") == 5 and len(names) == 14
+
+
+def test_no_bank_is_met_twice():
+    """Every load of a warp from the tiles takes as few turns at shared memory's 32 banks as its bytes need."""
+    lanes = np.arange(32)
+    g, t = lanes // 4, lanes % 4
+    for math in launch.MATH:
+        for rows, (columns, *_) in conv_tensor.TILES[math].items():
+            assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (columns + 8) + g, 1) == 1
+    text = launch.text(FOLDER / "conv_weights_tensor.cu")
+    probe = 'extern "C" __global__ void probe(int* to, int k) { int l = threadIdx.x; to[l] = at(l % 16, k + l / 16 * 4); }'
+    macros = {"ROWS": 32, "COLUMNS": 32, "TM": 32, "TN": 32, "STAGES": 2, "VECTOR": 4, "SPLIT": 1}
+    kernel = cuemu.RawModule(code=text + probe, options=[f"-D{name}={value}" for name, value in macros.items()])
+    for k in range(0, conv_tensor.WEIGHT_DEPTH, 8):
+        words = np.zeros(32, np.int32)
+        kernel.get_function("probe")((1,), (32,), (words, np.int32(k)))
+        assert turns(words, 4) == 4
+
+
+def turns(words, width):
+    """Cycles that 32 lanes' loads of `width` words each take; 32 words in each where no two lanes meet in a bank."""
+    together = np.split(words, width)  # of 16 bytes a quarter of the lanes at a time, of 8 half
+    return sum(np.bincount(np.unique(part[:, None] + np.arange(width)) % 32).max() for part in together)
+
+
+# Mutants
+
+CASES = {  # for a kernel file: cases by arrays of the device; small tiles, so that there are several blocks
+    "conv_tensor": [Case((5, 4, 3, 3), (17, 2, 3), pad=(1, 0)), Case((4, 5, 4, 36), (2, 3, 3), stride=2, pad=(0, 1), groups=2),
+                    Case((1, 2, 2, 1), (1, 2, 2), pad=(3, 3))],
+    "conv_weights_tensor": [Case((15, 4, 3, 3), (17, 3, 3), pad=(1, 1)),
+                            Case((4, 5, 4, 36), (4, 2, 2), stride=2, pad=(0, 1), groups=2),
+                            Case((33, 5, 2, 32), (2, 1, 1), pad=(1, 1))],
+    "conv_passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((1, 9, 9, 60), (2, 1, 1))],
+}
+TINY = {"TILES": {16: (64, 16, 16)}, "WEIGHT_TILES": {16: (32, 16, 16)}}
+
+# Edits by hand of what mutate.py leaves alone: what to replace, and by what.
+EDITS = {
+    "conv_tensor": [
+        ("times % divisor == 0 ? at", "true ? at"),
+        ("(k + 4 * h + t) * LEFT_ROW", "(k + 4 * h + t + 1) * LEFT_ROW"),
+        ("ring + next % STAGES * SLOT", "ring + stage % STAGES * SLOT"),
+        ("(K + BK - 1) / BK", "K / BK"),
+        ("kind = SPLIT ? 0 : 2", "kind = SPLIT ? 1 : 2"),
+        ("kind == 1 ? right_small[j] : right_big[j]", "right_big[j]"),
+        ("c * R * S + tap", "(c - group * C) * R * S + tap"),
+    ],
+    "conv_weights_tensor": [
+        ("(i / 4 ^ row % 8)", "(i / 4 ^ row % 16)"),
+        ("(N + BK - 1) / BK", "N / BK"),
+        ("pixels * (blockIdx.y + 1) / gridDim.y", "pixels * (blockIdx.y + 1) / gridDim.y - 1"),
+        ("q = share.q_first;", "q = 0;"),
+    ],
+    "conv_passes": [
+        ("part < count", "part < count - 1"),
+        ("gridDim.y * THREADS * WIDTH", "gridDim.y * THREADS * WIDTH + 1"),
+        ("store(d, d_y, i, count);", ""),
+    ],
+}
+
+
+def mutants(name, weakened=False):
+    """The mutants of a file; those of conv_mma.cuh with the first. `weakened`: those with a guard one too wide, too."""
+    path = FOLDER / f"{name}.cu"
+    text = launch.text(path)
+    files = [path.name, "conv_mma.cuh"] if name == "conv_tensor" else [path.name]
+    for mutant in mutate.mutants(text):
+        if mutant.file in files and (weakened or mutant.description.startswith("removed")):
+            yield mutant
+    for old, new in EDITS[name]:
+        assert old in text, old
+        yield mutate.Mutant(path.name, 0, f"{old} became {new}", text.replace(old, new, 1))
+
+
+def run_cases(patch, name, text):
+    """The cases of a file with this text in its place. Returns the options it was compiled with."""
+    path, compiled = FOLDER / f"{name}.cu", []
+    module = device.Runner.module
+
+    def recorded(self, code, options):
+        compiled.append((code, options))
+        return module(self, code, options)
+
+    patch.setattr(device.Runner, "module", recorded)
+    patch.setattr(device.Runner, "mutated", {launch.text(path): text})
+    patch.setattr(conv_launch, "PART_TERMS", 100)
+    patch.setattr(conv_launch, "BIAS_TERMS", 24)
+    patch.setattr(conv_launch, "BIAS_BLOCKS", 4)
+    for table, tile in TINY.items():
+        patch.setitem(getattr(conv_tensor, table), "fp32", tile)
+    for cache in "_modules", "_functions", "_workspaces":
+        patch.setattr(launch, cache, {})
+    for case in CASES[name]:
+        compare(case, relu=name == "conv_passes")
+    return [options for code, options in compiled if code == launch.text(path)]
+
+
+def what_notices(name, mutant):
+    """The first line of what the comparisons say when the mutant runs in place of its file, or None."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            run_cases(patch, name, mutant.text)
+        except (cuemu.CuemuError, AssertionError) as error:
+            if getattr(error, "kind", "") in ("compile", "source"):
+                raise
+            return (str(error).strip() or "a comparison").splitlines()[0]
+    return None
+
+
+def survey(patch, found, name):
+    """[(mutant, what notices it)]"""
+    with patch.context() as context:
+        first = run_cases(context, name, launch.text(FOLDER / f"{name}.cu"))[0]
+    with ThreadPoolExecutor(2) as pool:  # which compile them; they run one by one
+        list(pool.map(lambda mutant: cuemu.RawModule(code=mutant.text, options=first), found))
+    return [(mutant, what_notices(name, mutant)) for mutant in found]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_barrier_wait_and_guard_is_missed(monkeypatch, name):
+    noticed = survey(monkeypatch, list(mutants(name)), name)
+    assert len(noticed) > 10 and not [mutant.description for mutant, by in noticed if not by]
+
+
+if __name__ == "__main__":
+    device.Runner.shared_memory = H200
+    for layer in LAYERS:
+        for math in launch.MATH:
+            worst = np.max([compare(LAYERS[layer]((*PIXELS[layer], images)), math) for images in (1, 3, 32, 128, 130)], axis=0)
+            print(layer, math, *(f"{name} {each:.1e}" for name, each in zip(("y", "d_x", "d_w"), worst, strict=False)))
+    launch.set_math("fp32")
+    for name in CASES:
+        with pytest.MonkeyPatch.context() as patch:
+            for mutant, by in survey(patch, list(mutants(name, weakened=True)), name):
+                print(f"{mutant}\n    {by}")
