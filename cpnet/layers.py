@@ -17,7 +17,7 @@ class Pass:
     """What layers must know of the pass they are in: dropout draws by seed, step and the images' place in the batch."""
     training: bool = False
     seed: int = 0
-    step: int = 0
+    step: int = 0  # or, on one GPU, where it lies: an array float64 (1)
     first_image: int = 0
 
 
