@@ -9,13 +9,18 @@ from cpnet.errors import CpnetError
 from cpnet.step import Step
 
 
+def check(network, wanted=True):
+    """Raises CpnetError where graphs are wanted and cannot be had."""
+    if wanted and (len(network.devices) > 1 or not launch.on_gpu(network.values[0])):
+        raise CpnetError("--graph needs a net on one GPU: choose --devices 0, or leave --graph out")
+
+
 class GraphStep(Step):
     """A Step on one GPU. The first call runs as it is (it compiles, and sets memory aside), the second is captured."""
 
     def __init__(self, network, **options):
+        check(network)
         super().__init__(network, **options)
-        if len(network.devices) > 1 or not launch.on_gpu(self.sums):
-            raise CpnetError("--graph needs a net on one GPU: choose --devices 0, or leave --graph out")
         self.graphs = {}  # by name; None where the work has been done once
 
     def passes(self, images, labels, step):

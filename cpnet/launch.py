@@ -27,6 +27,7 @@ _DTYPES = {name: np.dtype(code) for name, code in {
 _platforms = {}  # type of array: its platform
 _modules = {}  # (platform, device, file, defines): compiled module
 _functions = {}  # the same and the kernel's name: function
+_workspaces = {}  # (platform, device, name, dtype): array
 
 
 class Cupy:
@@ -217,6 +218,15 @@ def empty_on(platform, device, shape, dtype, images):
         except MemoryError:
             asked = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
             raise no_room(asked, platform.free(), images) from None
+
+
+def workspace(name, shape, dtype, like):
+    """An uninitialised array where `like` is: the same memory for the same name, until it must grow."""
+    platform = _platform(type(like))
+    key, size = (platform, platform.device(like), name, np.dtype(dtype)), int(np.prod(shape))
+    if key not in _workspaces or _workspaces[key].size < size:
+        _workspaces[key] = empty((size,), dtype, like)
+    return _workspaces[key][:size].reshape(shape)
 
 
 def no_room(asked, free, images):

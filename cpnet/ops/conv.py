@@ -25,7 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cpnet.arrays import chunks, parallel, scratch
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.launch import blocks, empty, expect, launch, on_gpu, workspace
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
 BLOCKS = 8  # at least as many blocks as this, so that a few threads have work
@@ -255,7 +255,7 @@ def _launch_weight_gradient(d_y, x, d_w, sizes, groups):
     tile = _weight_tile(d_w.shape, groups, x.dtype)
     tiles = blocks(filters // groups, tile["BM"]) * blocks(channels * rows * cols, tile["BN"])
     parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
-    sums = empty((parts, *d_w.shape), x.dtype, x)
+    sums = workspace("conv weight gradient", (parts, *d_w.shape), x.dtype, x)
     launch(_WEIGHTS, "conv_weight_parts", (tiles, parts, groups), _threads(tile), x, d_y, sums, *sizes, defines=tile)
     launch(_WEIGHTS, "conv_sum_parts", blocks(d_w.size, 256), 256, sums, d_w, parts, filters, channels, rows * cols,
            defines=tile)

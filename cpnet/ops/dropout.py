@@ -36,7 +36,7 @@ def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_imag
     The draw for unit u and the image at position n of the global batch is word n mod 4 of Philox with the counter
     (n // 4, u, layer, step) and the key (seed mod 2³², seed // 2³²); the neuron is dropped if it is below rate · 2³².
 
-    On a GPU `step` may be an array float64 (1) there, whose value counts when the kernel runs.
+    `step` may be an array float64 (1), where the mask is: on a GPU its value counts when the kernel runs.
     """
     if on_gpu(out):
         return _dropout_mask_gpu(out, shape, seed, step, layer, rate, first_unit, first_image)
