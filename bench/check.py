@@ -4,9 +4,9 @@
     python -m bench.check --devices 0 --class tf32 [--json FILE]
 
 The first prints the largest error of a layer's gradient in float64, and exits with status 1 if it is more than rounding.
-The second does so too, then how far float32 training, ours and PyTorch's of the same class, is from float64: loss, logits
-and, layer by layer, ‖Δw − Δw64‖ / ‖Δw64‖ after 1 and 10 steps. Status 1 if ours is more than twice as far: by the loss, the
-logits or the worst layer after one step. (Later steps are reported: once a ReLU or a pool decides otherwise, errors jump.)
+The second does so too, then how far float32 training, ours and PyTorch's of the same class, is from float64: loss, logits,
+gradients, and ‖Δw − Δw64‖ / ‖Δw64‖ after 1 and 10 steps. Status 1 if ours is more than twice as far by the loss, the logits or
+the worst gradient. (The rest is reported: it is w's own rounding, and what a ReLU or a pool decides otherwise.)
 """
 import argparse
 import json
@@ -115,7 +115,11 @@ class Training:
 
     def weights(self):
         """{name: float64 array}."""
-        return {name: parameter.detach().cpu().double().numpy() for name, parameter in self.model.named_parameters()}
+        return {name: parameter.detach().cpu().numpy().astype(np.float64) for name, parameter in self.model.named_parameters()}
+
+    def gradients(self):
+        """{name: float64 array}, of the last step."""
+        return {name: parameter.grad.cpu().numpy().astype(np.float64) for name, parameter in self.model.named_parameters()}
 
     def step(self, images, labels, run):
         """A step; the loss and the logits (classes, N) before it."""
@@ -131,7 +135,8 @@ class Training:
 def distances(network, steps=STEPS, images=8, seed=0):
     """[(what, steps taken, ours, PyTorch's)]: relative distances to PyTorch in float64, of float32 training.
 
-    what: "loss", "logits" or a parameter's name. On the same images throughout; ours is `network`, a fresh one.
+    what: "loss", "logits" or a parameter's name: its gradient in the first step (steps taken: 0), its way in so many steps.
+    On the same images throughout; ours is `network`, a fresh one.
     """
     rng = np.random.default_rng(seed)
     where = "cpu" if not on_gpu(network.values[0]) else f"cuda:{network.devices[0].number}"
@@ -148,20 +153,33 @@ def distances(network, steps=STEPS, images=8, seed=0):
         work(pixels, labels, step=number, rate=RATE)
         if number == 0:
             found.append(("loss", 0, abs(work.read()[0] / images / loss - 1), abs(their_loss / loss - 1)))
+            found += [(name, 0, *errors) for name, errors in _errors(network, "gradients", theirs, exact)]
         if number + 1 in steps:
-            for name, weights in exact.weights().items():
-                moved = weights - exact.start[name]
-                own = network.get("values", name).astype(np.float64) - exact.start[name]
-                found.append((name, number + 1, relative_error(own, moved),
-                              relative_error(theirs.weights()[name] - exact.start[name], moved)))
+            found += [(name, number + 1, *errors) for name, errors in _errors(network, "values", theirs, exact)]
     return found
 
 
+def _errors(network, kind, theirs, exact):
+    """(name, (ours, PyTorch's)) of gradients, or of how far the values have moved."""
+    def of(training):
+        return training.gradients() if kind == "gradients" else training.weights()
+
+    their = of(theirs)
+    for name, right in of(exact).items():
+        start = exact.start[name] if kind == "values" else 0.0
+        own = network.get(kind, name).astype(np.float64)
+        yield name, tuple(relative_error(each - start, right - start) for each in (own, their[name]))
+
+
 def as_near(found):
-    """Whether ours is at most twice as far as PyTorch's: loss (to the last digits), logits, the worst layer after one step."""
-    groups = [[row for row in found if row[0] == what] for what in ("loss", "logits")]
-    groups.append([row for row in found if row[1] == min(row[1] for row in found if row[1])])
-    return all(max(row[2] for row in group) <= max(2 * max(row[3] for row in group), 1e-6) for group in groups)
+    """Whether ours is at most twice as far as PyTorch's: the loss (but for its last digit), the logits, the worst gradient."""
+    own, their = ([max(row[k] for row in found if row[1] == 0 and _group(row[0]) == group) for group in ("loss", "logits", "")]
+                  for k in (2, 3))
+    return all(a <= max(2 * b, least) for a, b, least in zip(own, their, (1e-6, 0, 0), strict=True))
+
+
+def _group(what):
+    return what if what in ("loss", "logits") else ""
 
 
 def measured_distances(where, kind, path=None):
@@ -172,7 +190,8 @@ def measured_distances(where, kind, path=None):
     found = distances(Network(table, devices(where, table.columns)))
     print(f"{kind}: distance to float64 {'ours':>18} {'PyTorch':>9}")
     for what, steps, own, their in found:
-        print(f"{what:<14} {f'after {steps} steps' if steps else '':<17} {own:9.1e} {their:9.1e}")
+        when = f"after {steps} step{'s' * (steps > 1)}" if steps else "gradient" if not _group(what) else ""
+        print(f"{what:<14} {when:<17} {own:9.1e} {their:9.1e}")
     near = as_near(found)
     if path:
         rows = [{"what": what, "steps": steps, "ours": own, "torch": their} for what, steps, own, their in found]
