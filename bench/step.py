@@ -159,11 +159,12 @@ def parse(arguments=None):
     return args
 
 
-def check(devices, kind):
+def check(devices, kind, path=None):
     """Print how far losses and gradients are from PyTorch's; exit if they are wrong. A process of its own, for its memory."""
     command = [sys.executable, "-m", "bench.check", "--devices", devices]
     if not devices.startswith("cpu"):
         command += ["--class", "fp32" if kind == "fp32" else "tf32"]
+        command += ["--json", str(path.with_name(f"check-{path.name}"))] if path else []
     if subprocess.run(command, cwd=ROOT).returncode:
         sys.exit("not timed: losses or gradients are wrong, or could not be checked")
 
@@ -185,7 +186,7 @@ def measure(args):
 
 def main(arguments=None):
     args = parse(arguments)
-    check(args.devices, args.kind)
+    check(args.devices, args.kind, args.json)
     measured = measure(args)
     if args.json:
         first, *others = [details(*each) for each in measured]

@@ -1,4 +1,4 @@
-"""The training step as two CUDA graphs, forward with backward and the update: the CPU launches twice, not ninety times.
+"""The training step as two CUDA graphs, forward with backward and the update: the CPU launches twice, not seventy times.
 
 A graph repeats the very same launches: same kernels, same memory, same numbers. So what changes from step to step lies in
 memory: images and labels in arrays that stay, the step's number (by which dropout draws) in `sums`, the learning rates in

@@ -20,9 +20,9 @@ def network():
 
 
 def test_distances(check):
-    found = check.distances(network(), steps=(1, 2), images=2)  # after steps, biases that started at 1 have lost most of Δw
+    found = check.distances(network(), steps=(1,), images=2)  # after a step, biases that started at 1 have lost most of Δw
     names = list(network().parameters)
-    assert [row[:2] for row in found] == [("logits", 0), ("loss", 0), *((name, step) for step in (0, 1, 2) for name in names)]
+    assert [row[:2] for row in found] == [("logits", 0), ("loss", 0), *((name, step) for step in (0, 1) for name in names)]
     assert all(0 <= error < (0.2 if step else 1e-5) for _, step, *errors in found for error in errors)
     assert all(ours > 0 for what, _, ours, _ in found if what != "loss")  # float32 is not float64
 

@@ -71,8 +71,19 @@ def test_wrong_gradients_are_not_timed(monkeypatch):
         step.main(["--quick"])
 
 
+def test_the_check_of_a_class(monkeypatch, tmp_path):
+    asked = []
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(step.subprocess, "run", lambda command, **options: asked.append(command[3:]) or done)
+    step.check("cpu", "fp32", tmp_path / "a.json")
+    step.check("0", "bf16", tmp_path / "a.json")
+    step.check("0", "fp32")
+    assert asked == [["--devices", "cpu"], ["--devices", "0", "--class", "tf32", "--json", str(tmp_path / "check-a.json")],
+                     ["--devices", "0", "--class", "fp32"]]
+
+
 def test_the_file(torch, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(step, "check", lambda devices, kind: None)
+    monkeypatch.setattr(step, "check", lambda *settings: None)
     monkeypatch.setattr(step, "race", lambda names, *settings: (THREE[:2], {"compile": "no compiler"}))
     step.main(["--batch", "8", "--json", str(tmp_path / "step.json")])
     result = json.loads((tmp_path / "step.json").read_text())
@@ -93,7 +104,7 @@ def test_larger_batches_are_for_the_best_only(torch, monkeypatch, tmp_path, caps
         finished = [contestant(name, times[name] * batch, times[name] * batch) for name in names if name in times]
         return finished, {"compile+": "no"} if batch == 2 else {}
 
-    monkeypatch.setattr(step, "check", lambda devices, kind: None)
+    monkeypatch.setattr(step, "check", lambda *settings: None)
     monkeypatch.setattr(step, "race", race)
     monkeypatch.setattr(step, "machine", lambda devices: {"card": devices})
     step.main(["--devices", "0", "--class", "tf32", "--batch", "2,4", "--json", str(tmp_path / "step.json")])
@@ -111,7 +122,7 @@ def test_larger_batches_are_for_the_best_only(torch, monkeypatch, tmp_path, caps
 def test_without_graphs_ours_is_what_is_left(monkeypatch):
     finished = [contestant("ours, eager", 4.0), contestant("eager", 8.0)]
     assert step.rows(finished, 8, "fp32")[0]["ratio"] == 2
-    monkeypatch.setattr(step, "check", lambda devices, kind: None)
+    monkeypatch.setattr(step, "check", lambda *settings: None)
     failed = {"ours": "no memory", "ours, eager": "nor"}
     monkeypatch.setattr(step, "race", lambda *settings: ([contestant("eager", 8.0)], failed))
     with pytest.raises(SystemExit, match="ours failed: no memory; ours, eager failed: nor"):
