@@ -4,8 +4,6 @@ A turn is STEPS steps between two events, after a few that bring the clocks up; 
 read back within a turn, by anybody. One batch serves for all steps: its 77 MB, and the 4 GB that a step moves before it
 comes to the batch again, are more than any cache holds.
 """
-import contextlib
-
 import numpy as np
 
 # The best that PyTorch offers; fused SGD everywhere but in "eager".
@@ -78,10 +76,13 @@ def peer(name, images, labels, kind, rate):
     x, right = torch.from_numpy(images).cuda().to(memory_format=layout), torch.from_numpy(labels).cuda()
     rule = optimizer(model, rate, **({} if name == "eager" else {"fused": True}))
     net = torch.compile(model, mode="max-autotune") if name in AUTOTUNED else model
-    cast = torch.autocast("cuda", torch.bfloat16) if kind == "bf16" else contextlib.nullcontext()
+    # Autocast's cache of weights would outlive the capture that filled it.
+    cast = torch.autocast("cuda", torch.bfloat16, enabled=kind == "bf16", cache_enabled=name != "graph")
     last = []
 
     def step():
+        if name in AUTOTUNED:
+            torch.compiler.cudagraph_mark_step_begin()
         with cast:
             loss = torch.nn.functional.cross_entropy(net(x), right)
         rule.zero_grad()

@@ -4,10 +4,16 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from bench import contestant as process
 from bench import gpu, step
 from bench.contestant import PEERS
+from cpnet.network import Network
+from cpnet.step import Step
+from tests import cuemu, device
+from tests.test_graph import GPU, network
 
 
 def contestant(name, *samples, idle=0.0, peak_mib=100.0):
@@ -136,6 +142,40 @@ def test_a_turn_on_a_gpu_is_many_steps(monkeypatch):
                      lambda work: (done.append("begin"), work(), done.append("end")) and 50.0, 0.5)
     assert turn() == {"ms": 50.0 / gpu.STEPS, "loss": 6.9, "peak_mib": 1234.0}
     assert done == [0.5] * gpu.WARM + ["begin"] + [0.5] * gpu.STEPS + ["end", "loss"]
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_our_steps_on_a_gpu(monkeypatch, graph):
+    """On an emulated one, and a tiny net: the loss is that of the steps so far, and the graph's own arrays are the input."""
+    cuemu.require()
+    table = network().table
+    monkeypatch.setattr(device, "SEEDS", (1,))
+    monkeypatch.setattr("cpnet.nets.build", lambda name: table)
+    monkeypatch.setattr("cpnet.columns.devices", lambda text, columns: [GPU])
+    copied = []
+    monkeypatch.setattr("cpnet.launch.copy", copied.append)
+    images = np.random.default_rng(1).standard_normal((2, 1, 8, 8), dtype=np.float32)
+    labels = np.array([1, 3])
+    take, loss, _ = gpu.ours(2, images, labels, "0", "fp32", graph)
+    expected = Step(Network(table, [GPU]))
+    for number in range(4):
+        take(0.01)
+        expected(images.transpose(1, 2, 3, 0).copy(), labels, step=number, rate=0.01)
+    assert loss() == expected.read()[0] / 8 and copied == []
+
+
+def test_a_peer_on_the_cpu(torch, monkeypatch):
+    """PyTorch's side with .cuda() doing nothing: the loss of one step, and the weights move."""
+    for kind in torch.Tensor, torch.nn.Module:
+        monkeypatch.setattr(kind, "cuda", lambda self: self)
+    monkeypatch.setattr(gpu, "precision", lambda kind: None)
+    images, labels = process.batch(1)
+    take, loss, _ = gpu.peer("channels_last", images, labels, "default", 1e-3)
+    losses = []
+    for _ in range(3):
+        take(1e-3)
+        losses.append(loss())
+    assert losses[0] == pytest.approx(np.log(1000), abs=1.5) and losses[2] != losses[1] != losses[0]
 
 
 def test_classes(torch, monkeypatch):
