@@ -12,7 +12,7 @@ from cpnet.step import Step
 def check(network, wanted=True):
     """Raises CpnetError where graphs are wanted and cannot be had."""
     if wanted and (len(network.devices) > 1 or not launch.on_gpu(network.values[0])):
-        raise CpnetError("--graph needs a net on one GPU: choose --devices 0, or leave --graph out")
+        raise CpnetError("--graph needs a net on one GPU: choose --devices 0, or --no-graph")
 
 
 class GraphStep(Step):

@@ -40,7 +40,7 @@ def parser(description):
     known.add_argument("--no-colour", dest="colour", action="store_false", help="no shift of colours")
     known.add_argument("--seed", type=whole, default=0, help="of weights, order, augmentation and dropout")
     device_options(known)
-    known.add_argument("--graph", action="store_true",
+    known.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
                        help="on one GPU: capture the step as CUDA graphs and replay it (not yet seen on a card)")
     known.add_argument("--name", help="of the run (default: the first free <net>-<k>)")
     known.add_argument("--runs", default="runs", help="the folder of all runs")
