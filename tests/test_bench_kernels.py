@@ -116,7 +116,7 @@ class Clock:
     """CuPy with a clock of its own, which work moves on."""
 
     def __init__(self):
-        self.now, self.cuda, self.random = 0.0, self, SimpleNamespace(random=lambda count: None)
+        self.now, self.cuda = 0.0, self
 
     def Event(self):
         event = SimpleNamespace(at=None, synchronize=lambda: None)
@@ -139,7 +139,9 @@ def test_each_launch_is_timed_in_its_place(monkeypatch):
             clock.now += ms if len(ran) > 2 else 100  # the first round is slower, and does not count
         return SimpleNamespace(repeat=repeat)
 
-    monkeypatch.setattr(kernels, "product_rate", lambda cupy, kind: 99.0)
-    times, bandwidth, tflops = kernels.measure(SimpleNamespace(cupy=clock), [work("a", 2.0), work("b", 3.0)], "fp32", 3)
+    monkeypatch.setattr(kernels, "product_rate", lambda platform, kind: 99.0)
+    monkeypatch.setattr(kernels, "COPY", 1 << 20)
+    platform = SimpleNamespace(cupy=clock, empty=np.empty, assign=np.copyto)
+    times, bandwidth, tflops = kernels.measure(platform, [work("a", 2.0), work("b", 3.0)], "fp32", 3)
     assert (times, tflops, ran) == ([2.0, 3.0], 99.0, ["a", "b"] * 4)
     assert bandwidth == pytest.approx(2 * kernels.COPY / 0.5 / 1e9)
