@@ -5,6 +5,11 @@ import pytest
 
 from bench import all as whole
 from bench import train
+from cpnet.graph import GraphStep
+from data.dataset import Dataset
+from tests import cuemu, device
+from tests.helpers import small_set
+from tests.test_graph import GPU, network
 
 
 def test_training_is_measured(monkeypatch, tmp_path, capsys):
@@ -18,6 +23,29 @@ def test_training_is_measured(monkeypatch, tmp_path, capsys):
     assert (found["net"], found["batch"], found["steps"], found["graph"]) == ("mini", 4, 3, False)
     out = capsys.readouterr().out
     assert "images/s in training" in out and "the paper's two GPUs took 5 to 6 days" in out
+
+
+def test_training_is_measured_on_a_gpu(monkeypatch, tmp_path):
+    """An emulated one, with graphs: what is repeated alone is the graph's own batch, so nothing is copied."""
+    cuemu.require()
+    table = network().table
+    monkeypatch.setattr(device, "SEEDS", (1,))
+    monkeypatch.setattr(train, "WARM", 2)
+    monkeypatch.setattr(train.nets, "build", lambda *settings: table)
+    monkeypatch.setattr(train.columns, "devices", lambda text, columns: [GPU])
+    alone, copied = train.Loop.alone_images_per_s, []
+
+    def watched(loop):
+        monkeypatch.setattr("cpnet.launch.assign", lambda *arrays: copied.append(arrays))
+        monkeypatch.setattr("cpnet.launch.copy", copied.extend)
+        assert isinstance(loop.work, GraphStep) and loop.state.step == 5
+        return alone(loop)
+
+    monkeypatch.setattr(train.Loop, "alone_images_per_s", watched)
+    args = train.parse(["--graph", "--batch", "4", "--steps", "3", "--loader-threads", "1", "--devices", "0"])
+    with Dataset(small_set(tmp_path / "squares.h5", size=10, train=20, val=4)) as dataset:
+        rates = train.measure(dataset, tmp_path / "run", args)
+    assert min(rates) > 0 and copied == []
 
 
 def test_the_clock_of_the_loop(monkeypatch):
@@ -34,7 +62,6 @@ def test_projection():
 
 
 def test_too_few_images_say_so(monkeypatch, tmp_path):
-    from tests.helpers import small_set
     path = small_set(tmp_path / "squares.h5", size=10, train=12, val=4)
     monkeypatch.setattr(train.Loop, "_validate", lambda self: {"loss": 1.0, "top1": 1.0, "top5": 1.0})
     with pytest.raises(SystemExit, match="too few images for 12 steps of 4"):
