@@ -55,15 +55,12 @@ class Loop(Trainer):
         return (self.ends[1] - self.ends[0]) * self.settings["batch"] / (last - first)
 
     def alone_images_per_s(self):
-        """The same steps with the last batch, which lies where the net is; if a graph has arrays of its own, there."""
-        held, put = self.work.held, self.work.first.put
-        images, labels = (held[name, array.shape] if (name, array.shape) in held else put(array)
-                          for name, array in zip(("images", "labels"), self.batch, strict=True))
+        """The same steps with the last batch, which lies where the net is."""
         for count in WARM, self.ends[1] - self.ends[0]:
             self.work.read()
             began = time.perf_counter()
             for _ in range(count):
-                Trainer.step(self, images, labels)
+                Trainer.step(self, *self.batch)
             self.work.read()
         return count * self.settings["batch"] / (time.perf_counter() - began)
 

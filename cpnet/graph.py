@@ -22,6 +22,8 @@ class GraphStep(Step):
         check(network)
         super().__init__(network, **options)
         self.graphs = {}  # by name; None where the work has been done once
+        self.inputs = {}  # images and labels, where the graph reads them
+        self.kept = []  # what the graphs use, should a larger batch of somebody else's take its place in the layers
 
     def passes(self, images, labels, step):
         """As Step.passes; the step's number is `sums`' own, which `restart` sets."""
@@ -39,15 +41,19 @@ class GraphStep(Step):
             return
         if self.graphs[name] is None:
             self.graphs[name] = launch.capture(self.sums, work)
+            self.kept = [array for parts in self.network.parts for array in parts[0].buffers()]
         self.graphs[name].launch()
 
     def _fixed(self, name, values):
-        """The values in the array that the graph reads. One that already is that array costs nothing."""
-        if self.graphs and (name, values.shape) not in self.held:
-            raise ValueError(f"a graph of other {name}: {values.shape}")
-        fixed = self.array(name, values.shape, values.dtype)
+        """The values in the array that the graph reads: the one that cpnet.feed fills, so what comes from there stays."""
+        (values,) = values if isinstance(values, list) else [values]
+        if name not in self.inputs:
+            self.inputs[name] = self.network.parts[0][0].buffer(name, values.shape, values.dtype)
+        fixed = self.inputs[name]
+        if values.shape != fixed.shape:
+            raise ValueError(f"a graph of {name} {fixed.shape}, not {values.shape}")
         if not launch.on_gpu(values):
             launch.assign(fixed, values)
-        elif values is not fixed:
+        elif not launch.same_memory(fixed, values):
             launch.copy([(fixed, values)])
         return fixed

@@ -66,6 +66,10 @@ class Cupy:
         """What two arrays must have in common to be arguments of one launch."""
         return array.device.id
 
+    def address(self, array):
+        """Where it begins."""
+        return array.data.ptr
+
     def on(self, device):
         """A context in which `device` is the current one."""
         return self.cupy.cuda.Device(device)
@@ -326,6 +330,12 @@ def capture(like, work):
     platform = _platform(type(like))
     with platform.on(platform.device(like)):
         return platform.capture(work)
+
+
+def same_memory(one, other):
+    """Whether two arrays on GPUs begin at the same place."""
+    platform = _platform(type(one))
+    return platform.address(one) == platform.address(other)
 
 
 def blocks(count, each):

@@ -71,6 +71,10 @@ class Layer:
             held[name] = self.device.empty(shape, dtype).reshape(-1)
         return held[name][:size].reshape(shape)
 
+    def buffers(self):
+        """All that this layer holds."""
+        return list(self.__dict__.get("_held", {}).values())
+
 
 @dataclass
 class Conv(Layer):
