@@ -332,10 +332,9 @@ def capture(like, work):
         return platform.capture(work)
 
 
-def same_memory(one, other):
-    """Whether two arrays on GPUs begin at the same place."""
-    platform = _platform(type(one))
-    return platform.address(one) == platform.address(other)
+def address(array):
+    """Where an array on a GPU begins, in bytes."""
+    return _platform(type(array)).address(array)
 
 
 def blocks(count, each):
