@@ -1,9 +1,10 @@
 """One contestant of `bench.step`, in a process of its own: it waits, does a training step when told to, and says how long.
 
-    python -m bench.contestant NAME --batch N --threads T
+    python -m bench.contestant NAME --batch N --threads T [--devices 0 --class fp32]
 
-For each line "step" on its standard input it writes one JSON object: `ms`, the step's time; `loss`; `peak_mib`, the largest
-memory so far; `idle`, the share of one core that it used while it was waiting, which should be none.
+For each line "step" on its standard input it writes one JSON object: `ms`, the step's time (on a GPU: of a turn of several,
+see gpu.py); `loss`; `peak_mib`, the largest memory so far; `idle`, the share of one core that it used while it was waiting,
+which should be none.
 """
 import argparse
 import json
@@ -14,6 +15,9 @@ import time
 
 import numpy as np
 
+from bench import gpu
+
+OURS = {"ours": "cpnet", "ours, eager": "cpnet without CUDA graphs"}
 PEERS = {"eager": "PyTorch as it comes", "channels_last": "eager, N H W C in memory", "compile": "torch.compile",
          "compile+": "torch.compile, LRN by hand, fused SGD, malloc that keeps its memory"}
 # glibc's malloc gives large blocks back at once, and asks for them anew, page by page, in every step. These stop that.
@@ -35,27 +39,21 @@ def batch(count, classes=1000, size=224):
 def ours(count, threads, devices):
     """A function that does a step of cpnet's net, as the trainer does, and returns the loss."""
     from cpnet import arrays, columns
-    from cpnet.launch import to_host
-    from cpnet.layers import Pass
     from cpnet.nets import build
     from cpnet.network import Network
-    from cpnet.ops import softmax
+    from cpnet.step import Step
 
     arrays.set_threads(threads)
     table = build("alexnet")
-    network = Network(table, columns.devices(devices, table.columns))
+    work = Step(Network(table, columns.devices(devices, table.columns)))
     images, labels = batch(count)
     images = np.ascontiguousarray(images.transpose(1, 2, 3, 0))
     steps = iter(range(1 << 31))
 
     def step():
-        right = network.devices[0].put(labels)
-        logits = network.forward(images, Pass(training=True, step=next(steps)))
-        losses = softmax.cross_entropy_forward(logits, right, check=False)
-        network.backward(right)
-        loss = float(to_host(losses).mean())
-        network.update(RATE)
-        return loss
+        before = work.read()[0]
+        work(images, labels, step=next(steps), rate=RATE)
+        return (work.read()[0] - before) / count
 
     return step
 
@@ -85,26 +83,50 @@ def peer(name, count, threads):
     return step
 
 
+def on_cpu(name, count, threads, devices):
+    """A function that takes a turn, a step: {"ms", "loss", "peak_mib"}."""
+    step = ours(count, threads, devices) if name == "ours" else peer(name, count, threads)
+
+    def turn():
+        began = time.perf_counter()
+        loss = step()
+        return {"ms": 1000 * (time.perf_counter() - began), "loss": loss,
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+    return turn
+
+
+def on_gpu(name, count, devices, kind):
+    """The same on a GPU; a turn is several steps."""
+    images, labels = batch(count)
+    if name in OURS:
+        work = gpu.ours(count, images, labels, devices, kind, graph=name == "ours")
+    else:
+        work = gpu.peer(name, images, labels, kind, RATE)
+    return gpu.turns(*work, gpu.clock(name), RATE)
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=["ours", *PEERS])
+    parser.add_argument("name", choices=[*OURS, *PEERS, *gpu.PEERS])
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--devices", default="cpu", help="of ours")
+    parser.add_argument("--devices", default="cpu")
+    parser.add_argument("--class", dest="kind", default="fp32", choices=gpu.CLASSES)
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")  # libraries may print; their lines go to standard error
     os.dup2(2, 1)
-    step = ours(args.batch, args.threads, args.devices) if args.name == "ours" else peer(args.name, args.batch, args.threads)
+    if args.devices.startswith("cpu"):
+        turn = on_cpu(args.name, args.batch, args.threads, args.devices)
+    else:
+        turn = on_gpu(args.name, args.batch, args.devices, args.kind)
     rested = None
     for line in sys.stdin:
         if line.strip() != "step":
             break
         began, cpu = time.perf_counter(), time.process_time()
         idle = (cpu - rested[1]) / (began - rested[0]) if rested else 0.0
-        loss = step()
-        ms = 1000 * (time.perf_counter() - began)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        answers.write(json.dumps({"ms": ms, "loss": loss, "peak_mib": peak, "idle": idle}) + "\n")
+        answers.write(json.dumps({**turn(), "idle": idle}) + "\n")
         answers.flush()
         rested = time.perf_counter(), time.process_time()
 

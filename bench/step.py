@@ -1,16 +1,17 @@
 """One training step of the paper's net at 224×224, ours and PyTorch's in turn: forward, loss, backward, update.
 
     python -m bench.step --devices cpu --batch 128 [--json FILE] [--repeats R] [--peers eager,compile] [--quick]
+    python -m bench.step --devices 0 --class fp32 --batch 128,256,1024 --json FILE
 
-First the gradients of the whole net are checked against PyTorch in float64; what is wrong is not timed. Each contestant then
+First losses and gradients of the whole net are checked against PyTorch; what is wrong is not timed. Each contestant then
 lives in a process of its own, with its own memory and threads, and only one works at a time: ours, eager, …, ours, eager, …
-Figures are medians. A ratio is the peer's time over ours: above 1, ours is faster.
+Figures are medians. A ratio is the peer's time over ours: above 1, ours is faster. Of several batch sizes the first is run
+by all peers, the others by the best of them that need no minutes to start (on a GPU: by events; gpu.py has the peers).
 """
 import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,26 +19,27 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
-from bench.contestant import PEERS, environment
+from bench import gpu
+from bench.contestant import OURS, PEERS, environment
+from bench.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not counted: memory, threads and compiled code settle
-PAUSE = 0.3  # seconds between turns, in which the last contestant's threads stop spinning
+PAUSE = 0.3  # seconds between turns on a CPU, in which the last contestant's threads stop spinning
 BUSY = 0.02  # more than this share of a core, used while waiting, spoils the others' figures
 
 
 class Contestant:
     """A process that does a step when asked."""
 
-    def __init__(self, name, batch, threads, devices):
+    def __init__(self, name, batch, threads, devices, kind="fp32"):
         self.name, self.samples, self.idle, self.peak_mib = name, [], [], 0.0
         self.errors = tempfile.TemporaryFile("w+")
-        command = [sys.executable, "-m", "bench.contestant", name, "--batch", str(batch), "--threads", str(threads)]
-        self.process = subprocess.Popen([*command, "--devices", devices], text=True, cwd=ROOT, env=environment(name),
+        command = [sys.executable, "-m", "bench.contestant", name, "--batch", str(batch), "--threads", str(threads),
+                   "--devices", devices, "--class", kind]
+        self.process = subprocess.Popen(command, text=True, cwd=ROOT, env=environment(name),
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
 
     def step(self, counted=True):
@@ -66,7 +68,7 @@ class Contestant:
         self.errors.close()
 
 
-def race(names, batch, threads, devices, repeats):
+def race(names, batch, threads, devices, repeats, kind="fp32"):
     """(contestants that finished, {name of the others: why}), each with `repeats` samples, taken in turn."""
     running, failed = [], {}
     with tqdm(total=len(names) * (WARM_UP + repeats), desc="steps", leave=False) as bar:
@@ -74,7 +76,7 @@ def race(names, batch, threads, devices, repeats):
         def turn(contestant, counted):
             try:
                 contestant.step(counted)
-                time.sleep(PAUSE)
+                time.sleep(PAUSE if devices.startswith("cpu") else 0)
             except RuntimeError as error:
                 failed[contestant.name] = str(error)
                 running.remove(contestant)
@@ -83,7 +85,7 @@ def race(names, batch, threads, devices, repeats):
 
         try:
             for name in names:
-                running.append(Contestant(name, batch, threads, devices))
+                running.append(Contestant(name, batch, threads, devices, kind))
                 for _ in range(WARM_UP):
                     if name not in failed:
                         bar.set_postfix_str(f"{name} warms up")
@@ -98,35 +100,28 @@ def race(names, batch, threads, devices, repeats):
     return running, failed
 
 
-def rows(contestants, batch):
-    """A row for each peer: medians in ms, and the peer's time over ours."""
-    medians = {contestant.name: statistics.median(contestant.samples) for contestant in contestants}
-    mine = medians.pop("ours")
-    return [{"class": "fp32", "batch": batch, "peer": name, "ours_ms": mine, "peer_ms": ms, "ratio": ms / mine}
-            for name, ms in medians.items()]
+def best(contestants, names):
+    """Of those of these names, the one with the smallest median; None if there is none."""
+    return min((each for each in contestants if each.name in names), default=None,
+               key=lambda each: statistics.median(each.samples))
 
 
-def machine():
-    """What the figures depend on."""
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    blas = sorted({f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
-                   for pool in threadpool_info() if pool["user_api"] == "blas"})
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__,
-            "blas": ", ".join(blas), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+def rows(contestants, batch, kind="fp32"):
+    """A row for each peer: medians in ms, and the peer's time over ours (the better of ours, where there are two)."""
+    mine = statistics.median(best(contestants, OURS).samples)
+    return [{"class": kind, "batch": batch, "peer": each.name, "ours_ms": mine, "peer_ms": statistics.median(each.samples),
+             "ratio": statistics.median(each.samples) / mine} for each in contestants if each.name not in OURS]
 
 
-def report(contestants, failed, batch):
+def report(contestants, failed, batch, about=PEERS):
     """The figures as a table, and what was wrong with them."""
     ratios = {row["peer"]: f"{row['ratio']:.2f}" for row in rows(contestants, batch)}
     lines = [f"{'batch ' + str(batch):<14} {'ms':>8} {'from':>8} {'to':>8} {'images/s':>9} {'peak MiB':>9} {'ratio':>6}"]
     for each in contestants:
         ms = statistics.median(each.samples)
-        lines.append(f"{each.name:<14} {ms:8.0f} {min(each.samples):8.0f} {max(each.samples):8.0f} {1000 * batch / ms:9.1f} "
-                     f"{each.peak_mib:9.0f} {ratios.get(each.name, ''):>6}  {PEERS.get(each.name, '')}".rstrip())
+        times = [f"{time:8.{0 if ms >= 100 else 2}f}" for time in (ms, min(each.samples), max(each.samples))]
+        lines.append(f"{each.name:<14} {' '.join(times)} {1000 * batch / ms:9.1f} {each.peak_mib:9.0f} "
+                     f"{ratios.get(each.name, ''):>6}  {about.get(each.name, '')}".rstrip())
     lines += [f"{name}: failed: {why}" for name, why in failed.items()]
     lines += [f"{each.name}: was busy ({statistics.median(each.idle):.0%} of a core) while others ran: do not trust the figures"
               for each in contestants if statistics.median(each.idle) > BUSY]
@@ -135,42 +130,76 @@ def report(contestants, failed, batch):
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench.step", description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", default="cpu", help="of ours: cpu or cpu,cpu")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=7, help="steps of each that count")
+    parser.add_argument("--devices", default="cpu", help="cpu, or cpu,cpu of ours; 0: ours and PyTorch on that GPU")
+    parser.add_argument("--class", dest="kind", default="fp32", choices=gpu.CLASSES,
+                        help=f"on a GPU: {'; '.join(f'{name}: {what}' for name, what in gpu.CLASSES.items())}")
+    parser.add_argument("--batch", default="128", help="one, or several: 128,256,1024")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each that count")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each (default: all cores)")
-    parser.add_argument("--peers", default=",".join(PEERS), help="some of %(default)s")
+    parser.add_argument("--peers", help=f"some of {','.join(PEERS)}; on a GPU of {','.join(gpu.PEERS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="a first look: 8 images, 3 repeats, eager only")
     args = parser.parse_args(arguments)
+    args.on_cpu = args.devices.startswith("cpu")
+    args.about = PEERS if args.on_cpu else gpu.PEERS
+    try:
+        args.batch = [int(size) for size in args.batch.split(",")]
+    except ValueError:
+        parser.error(f"--batch {args.batch}: give one size or several, such as 128,256")
+    if min(args.batch) < 1:
+        parser.error("--batch: a batch has at least one image")
     if args.quick:
-        args.batch, args.repeats, args.peers = min(args.batch, 8), min(args.repeats, 3), "eager"
-    args.peers = args.peers.split(",")
+        args.batch, args.repeats, args.peers = [min(args.batch[0], 8)], min(args.repeats, 3), "eager"
+    args.peers = args.peers.split(",") if args.peers else list(args.about)
     for name in args.peers:
-        if name not in PEERS:
-            parser.error(f"--peers: there is no peer {name!r}, only {', '.join(PEERS)}")
+        if name not in args.about:
+            parser.error(f"--peers: there is no peer {name!r}, only {', '.join(args.about)}")
+    if args.on_cpu and args.kind != "fp32":
+        parser.error(f"--class {args.kind} needs a GPU: --devices 0")
     return args
 
 
-def check(devices):
-    """Print how far the gradients are from PyTorch's; exit if they are wrong. In a process of its own, for its memory."""
-    done = subprocess.run([sys.executable, "-m", "bench.check", "--devices", devices], cwd=ROOT)
-    if done.returncode:
-        sys.exit("not timed: the gradients are wrong, or could not be checked")
+def check(devices, kind, path=None):
+    """Print how far losses and gradients are from PyTorch's; exit if they are wrong. A process of its own, for its memory."""
+    command = [sys.executable, "-m", "bench.check", "--devices", devices]
+    if not devices.startswith("cpu"):
+        command += ["--class", "fp32" if kind == "fp32" else "tf32"]
+        command += ["--json", str(path.with_name(f"check-{path.name}"))] if path else []
+    if subprocess.run(command, cwd=ROOT).returncode:
+        sys.exit("not timed: losses or gradients are wrong, or could not be checked")
+
+
+def measure(args):
+    """[(batch, contestants, failed)]: the first batch size by all, the others by the best of ours and of the quick peers."""
+    names = [*([name for name in OURS if name == "ours" or not args.on_cpu]), *args.peers]
+    measured = []
+    for batch in args.batch:
+        finished, failed = race(names, batch, args.threads, args.devices, args.repeats, args.kind)
+        if best(finished, OURS) is None:
+            sys.exit("; ".join(f"{name} failed: {failed[name]}" for name in OURS if name in failed))
+        print(report(finished, failed, batch, args.about), flush=True)
+        measured.append((batch, finished, failed))
+        fastest = best(finished, OURS), best(finished, set(args.peers) - gpu.AUTOTUNED)
+        names = [each.name for each in fastest if each]
+    return measured
 
 
 def main(arguments=None):
     args = parse(arguments)
-    check(args.devices)
-    contestants, failed = race(["ours", *args.peers], args.batch, args.threads, args.devices, args.repeats)
-    if "ours" in failed:
-        sys.exit(f"ours failed: {failed['ours']}")
-    print(report(contestants, failed, args.batch))
+    check(args.devices, args.kind, args.json)
+    measured = measure(args)
     if args.json:
-        result = {"machine": {**machine(), "threads": args.threads}, "rows": rows(contestants, args.batch), "failed": failed,
-                  "repeats": args.repeats, "peak_mib": {each.name: round(each.peak_mib) for each in contestants},
-                  "samples_ms": {each.name: each.samples for each in contestants}}
+        first, *others = [details(*each) for each in measured]
+        result = {"machine": {**machine("cpu" if args.on_cpu else args.devices), "threads": args.threads},
+                  "rows": [row for batch, finished, _ in measured for row in rows(finished, batch, args.kind)],
+                  "repeats": args.repeats, **first, **({"others": others} if others else {})}
         args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def details(batch, contestants, failed):
+    """What the file says of a batch size beside the rows."""
+    return {"batch": batch, "failed": failed, "peak_mib": {each.name: round(each.peak_mib) for each in contestants},
+            "samples_ms": {each.name: list(each.samples) for each in contestants}}
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Cupy:
         self.shared_memory = {}  # device: what `tensor_cores` says of it
         self.copy_streams = {}  # device: the stream on which copies to it from other devices run
         self.upload_streams = {}  # device: the stream on which copies to it from pinned memory run
+        self.capturing = False
 
     def count(self):
         """How many GPUs there are. Raises CpnetError where there is no driver."""
@@ -90,7 +91,25 @@ class Cupy:
         return self.cupy.RawModule(code=code, options=("--std=c++17", *options))
 
     def empty(self, shape, dtype):
+        if self.capturing:  # CuPy's pool might have some, and give it to others while the graph still uses it
+            raise RuntimeError(f"memory for {shape} is asked for while a graph is captured")
         return self.cupy.empty(shape, dtype)
+
+    def capture(self, work):
+        """The launches of `work()`, none of them run, as a CUDA graph."""
+        stream = self.cupy.cuda.Stream()  # not a non-blocking one: then the default stream's work would pass unnoticed
+        self.capturing = True
+        try:
+            with stream:
+                # Of this thread alone: the loader's threads may wait for their copies meanwhile.
+                stream.begin_capture(self.cupy.cuda.runtime.streamCaptureModeThreadLocal)
+                try:
+                    work()
+                finally:
+                    graph = stream.end_capture()
+        finally:
+            self.capturing = False
+        return graph
 
     def free(self):
         """Bytes that the current device could still give."""
@@ -352,6 +371,16 @@ def wait(array, event):
 
 
 # Launching
+
+
+def capture(like, work):
+    """What `work()` launches on the GPU of `like`, not run but recorded: an object whose `launch()` runs all of it.
+
+    Raises an error for what cannot be repeated so: a copy to or from the host, an allocation.
+    """
+    platform = _platform(type(like))
+    with platform.on(platform.device(like)):
+        return platform.capture(work)
 
 
 def blocks(count, each):

@@ -17,7 +17,7 @@ class Pass:
     """What layers must know of the pass they are in: dropout draws by seed, step and the images' place in the batch."""
     training: bool = False
     seed: int = 0
-    step: int = 0
+    step: int = 0  # or, on one GPU, where it lies: an array float64 (1)
     first_image: int = 0
 
 
@@ -72,6 +72,10 @@ class Layer:
         if name not in held or held[name].size < size or held[name].dtype != dtype:
             held[name] = self.device.empty(shape, dtype).reshape(-1)
         return held[name][:size].reshape(shape)
+
+    def buffers(self):
+        """All that this layer holds."""
+        return list(self.__dict__.get("_held", {}).values())
 
 
 @dataclass

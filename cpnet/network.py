@@ -45,6 +45,7 @@ class Network:
         self.rules = [sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
                       for segments in self.segments]
         self.values, self.velocities, self.gradients = ([self._zeros(d) for d in range(len(devices))] for _ in range(3))
+        self.losses = {}  # by device, copies of the first one's
         for d in range(len(devices)):
             self._share_out(d)
         self._initialise()
@@ -164,11 +165,27 @@ class Network:
             if layer.reads == "all" and below:
                 gradients = scatter_sum(gradients, below)
 
-    def update(self, rate, *, momentum=0.9, decay=None):
-        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own."""
+    def update(self, rate, *, momentum=0.9, decay=None, loss=None):
+        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own.
+
+        loss: float64, on the first device. Nothing changes if its first number is not finite.
+        """
+        self.set_rates(rate, decay)
+        for d, arrays in enumerate(zip(self.values, self.velocities, self.gradients, strict=True)):
+            sgd.sgd_update_segments(*arrays, self.rules[d], momentum=momentum, loss=self._loss_on(d, loss))
+
+    def set_rates(self, rate, decay=None):
+        """What `update` does first: tell the devices, where it has changed. It waits for them, so it cannot be captured."""
         decay = self.table.decay if decay is None else decay
-        buffers = zip(self.values, self.velocities, self.gradients, strict=True)
-        for segments, rule, arrays in zip(self.segments, self.rules, buffers, strict=True):
+        for segments, rule, values in zip(self.segments, self.rules, self.values, strict=True):
             rule.set([rate * segment.rate for segment in segments],
-                     [decay if segment.decay is None else segment.decay for segment in segments], arrays[0])
-            sgd.sgd_update_segments(*arrays, rule, momentum=momentum)
+                     [decay if segment.decay is None else segment.decay for segment in segments], values)
+
+    def _loss_on(self, d, loss):
+        """`loss` where device d can read it."""
+        if loss is None or self.devices[d].holds(loss):
+            return loss
+        if d not in self.losses:
+            self.losses[d] = self.devices[d].empty((1,), np.float64)
+        launch.copy([(self.losses[d], loss[:1])])
+        return self.losses[d]

@@ -12,11 +12,13 @@ from cpnet import checkpoint
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped, evaluate
 from cpnet.feed import Feed
-from cpnet.launch import to_host
+from cpnet.graph import GraphStep
+from cpnet.launch import on_gpu, to_host
 from cpnet.layers import Pass
-from cpnet.ops import softmax
 from cpnet.schedule import schedule
+from cpnet.step import Step
 
+READ_SECONDS = 0.5  # how often a GPU is waited for, to say what the loss is
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
 STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets;
 if it lasts, the weights pass on too little (most re-implementations of this net report this plateau): try
@@ -47,7 +49,8 @@ class State:
 class Trainer:
     """Trains `network` on `dataset` as `settings` say, in `folder` (a RunFolder), from `state` on.
 
-    settings (a dict): epochs, batch, lr, momentum, decay, schedule, seed, mirror, colour, checkpoint_minutes, loader_threads.
+    settings (a dict): epochs, batch, lr, momentum, decay, schedule, seed, mirror, colour, checkpoint_minutes,
+    loader_threads; graph (optional): replay the step as CUDA graphs.
     `stop()` is asked after every step; once true, the run is saved and Stopped raised.
     """
 
@@ -57,7 +60,10 @@ class Trainer:
         self.schedule = schedule(settings["schedule"], settings["epochs"])
         if self.state.schedule:
             self.schedule.restore(self.state.schedule)
-        self.saved_at = time.monotonic()
+        work = GraphStep if settings.get("graph") else Step
+        self.work = work(network, seed=settings["seed"], momentum=settings["momentum"], decay=settings["decay"])
+        self.work.restart(self.state.loss, self.state.wrong, self.state.step)
+        self.saved_at = self.read_at = time.monotonic()
         self.warned = False
         self.remark = ""  # on the last epoch's speed
 
@@ -81,18 +87,17 @@ class Trainer:
             self._finish_epoch(result)
 
     def step(self, images, labels):
-        """One step: forward, loss, backward, update. Returns the sums over the batch of the loss and the top-1 errors."""
-        state = self.state
-        labels = self.network.devices[0].put(labels)
-        logits = self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=state.step))
-        losses, ranks = softmax.cross_entropy_forward(logits, labels, check=False), softmax.label_rank(logits, labels)
-        self.network.backward(labels)  # before a GPU is waited for
-        loss, wrong = float(to_host(losses).sum(dtype=np.float64)), int((to_host(ranks) >= 1).sum())
+        """One step: forward, loss, backward, update. Its loss and errors are in the state once `read` has been called."""
+        self.work(images, labels, step=self.state.step, rate=self.rate)
+        self.state.step += 1
+
+    def read(self, images):
+        """Bring the state's sums up to date, which waits for a GPU. Raises CpnetError if the loss is not finite."""
+        loss, wrong, steps = self.work.read()
+        self.read_at = time.monotonic()
         if not math.isfinite(loss):
-            raise CpnetError(self._diagnosis(images, loss))
-        self.network.update(self.rate, momentum=self.settings["momentum"], decay=self.settings["decay"])
-        state.step += 1
-        return loss, wrong
+            raise CpnetError(self._diagnosis(images, loss, steps))
+        self.state.loss, self.state.wrong = loss, wrong
 
     def save(self, best=False):
         """Write checkpoint-last.h5, and checkpoint-best.h5 where this is the best so far."""
@@ -113,20 +118,26 @@ class Trainer:
                   desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
             last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
             for images, labels, _ in feed:
-                loss, wrong = self.step(images, labels)
+                self.step(images, labels)
                 state.batch += 1
-                state.loss += loss
-                state.wrong += wrong
                 state.images += len(labels)
+                stop, due = self.stop(), time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]
+                if stop or due or state.batch == last or self._may_read():
+                    self.read(images)
+                    bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
                 state.seconds = before + time.perf_counter() - began
-                bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
                 bar.update(len(labels))
                 self._notice(last)
-                if self.stop():
+                if stop:
                     raise Stopped
-                if time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]:
+                if due:
                     self.save()
             self.remark = feed.remark(time.perf_counter() - began)
+
+    def _may_read(self):
+        """Whether the sums cost nothing, or have not been read for a while, or `_notice` looks at them."""
+        return (not on_gpu(self.work.sums) or time.monotonic() - self.read_at >= READ_SECONDS
+                or self.state.step == STUCK_STEPS)
 
     def _validate(self):
         return evaluate(self.network, self.dataset, "val", batch=self.settings["batch"],
@@ -144,6 +155,7 @@ class Trainer:
         self.schedule.after_epoch(state.epoch, result["top1"])
         state.batch = state.images = state.wrong = 0
         state.loss = state.seconds = 0.0
+        self.work.restart(0.0, 0, state.step)
         self.folder.write_filters(state.epoch, self.network.get("values", "conv1.weight"))
         self.save(best)
         self.folder.write_history(state.history)
@@ -170,17 +182,19 @@ class Trainer:
             self.warned = True
             self.say(STUCK.format(loss=mean, classes=classes))
 
-    def _diagnosis(self, images, loss):
-        """Which layer went wrong first, and what to do."""
+    def _diagnosis(self, images, loss, step):
+        """Which layer went wrong first, in `step` or with the weights from then, and what to do."""
         where = []
 
         def watch(layer, outputs):
             if not where and not all(np.isfinite(to_host(output)).all() for output in outputs):
                 where.append(layer.name)
 
-        self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=self.state.step), watch)
-        place = f"first in layer {where[0]}" if where else "in the loss itself"
-        return (f"the loss is {loss} at step {self.state.step}: {place}. Stopped; {self.folder.last} is from before. "
+        self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=step), watch)
+        late = self.state.step - step - 1
+        noticed = f" (noticed {late} step{'s' * (late > 1)} later)" if late else ""
+        place = f"first in layer {where[0]}" if where else "with that step's images" if late else "in the loss itself"
+        return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from before. "
                 f"Try a smaller --lr than {self.settings['lr']:g}")
 
     def _check_finite(self):

@@ -74,6 +74,7 @@ class Runner:
     current = "cpu"
     shared_memory = 0  # what `tensor_cores` says: none, so that convolution takes its plain kernels
     streams = None  # Streams, in `late`
+    recorded = None  # a Graph, while it is captured
 
     @contextmanager
     def late(self, only=""):
@@ -86,8 +87,10 @@ class Runner:
             self.streams = None
 
     def give(self, action, stream=None):
-        """Have `action` done by a stream, the current device's own if it has no name."""
-        if self.streams:
+        """Have `action` done by a stream, the current device's own if it has no name; or record it."""
+        if self.recorded is not None and not stream:
+            self.recorded.append(action)
+        elif self.streams:
             self.streams.give(stream or self.current, action)
         else:
             action()
@@ -127,10 +130,26 @@ class Runner:
         return nullcontext()
 
     def module(self, code, options):
+        assert self.recorded is None, "a module is loaded while a graph is captured"
         module = cuemu.RawModule(code=self.mutated.get(code, code), options=options)
         return Module(module)
 
+    def capture(self, work):
+        """As on a GPU: nothing runs, the arguments are those of now, and their memory is read when the graph is launched."""
+        assert self.recorded is None
+        self.recorded = graph = Graph()
+        try:
+            work()
+        finally:
+            self.recorded = None
+        return graph
+
+    def refuse(self, what):
+        if self.recorded is not None:
+            raise RuntimeError(f"{what} while a graph is captured")
+
     def empty(self, shape, dtype):
+        self.refuse(f"memory for {shape} is asked for")
         array = cuemu.empty(shape, dtype).view(DeviceArray)
         array.place = self.current
         return array
@@ -142,10 +161,12 @@ class Runner:
         self.give(lambda: self._write(out, host(a) @ host(b)))
 
     def to_host(self, array):
+        self.refuse("an array is copied to the host")
         self._finish()
         return host(array).copy()
 
     def assign(self, array, values):
+        self.refuse("an array is copied from the host")
         self._finish()
         self._write(array, values)
 
@@ -164,6 +185,14 @@ class Runner:
     def _write(array, values):
         assert values.dtype == array.dtype and values.shape == array.shape
         cuemu.initialised(host(array))[...] = values
+
+
+class Graph(list):
+    """What a graph would launch."""
+
+    def launch(self):
+        for action in self:
+            RUNNER.give(action)
 
 
 class Module:

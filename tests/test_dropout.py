@@ -39,6 +39,13 @@ def test_the_formula(backend, shape, first_unit, first_image, rate):
         result, dropout_mask(shape, **KEY, rate=rate, first_unit=first_unit, first_image=first_image))
 
 
+def test_a_step_in_memory(backend):
+    step, out = backend.to_device(np.array([2.0**31 + 9])), backend.to_device(np.zeros((6, 9), bool))
+    key = {**KEY, "step": 2**31 + 9}
+    dropout_mask((6, 9), **{**key, "step": step}, out=out)
+    np.testing.assert_array_equal(backend.to_host(out), dropout_mask((6, 9), **key))
+
+
 def test_the_split_of_units_and_images_does_not_matter(backend):
     whole = mask_of(backend, (150, 29), **KEY)
     for units in (75, 75), (1, 64, 85):

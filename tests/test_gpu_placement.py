@@ -110,8 +110,13 @@ def test_a_loss_that_is_not_finite_names_its_layer(rng, tmp_path):
     with Dataset(small_set(tmp_path / "squares.h5", size=14, train=8, val=3)) as dataset:
         run = trainer(dataset, tmp_path / "run", TWO)
     run.network.set("values", "conv3.weight", np.full(run.network.parameters["conv3.weight"].shape, np.nan))
-    with pytest.raises(CpnetError, match="the loss is nan at step 0: first in layer conv3"):
+    before = {name: run.network.get("values", name) for name in run.network.parameters}
+    for _ in range(2):
         run.step(rng.standard_normal((1, 12, 12, 3)), np.array([1, 0, 3], np.int32))
+    for name, value in before.items():  # nothing changes, on either GPU, from the first bad step on
+        np.testing.assert_array_equal(run.network.get("values", name), value)
+    with pytest.raises(CpnetError, match=r"the loss is nan at step 0 \(noticed 1 step later\): first in layer conv3"):
+        run.read(rng.standard_normal((1, 12, 12, 3)))
 
 
 def test_gradients_of_operations_and_layers():

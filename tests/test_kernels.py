@@ -91,6 +91,9 @@ class Comparisons:
             mask = dropout.dropout_mask((5, n), **key)
             out = self.backend.empty((5, n), bool)
             self.check("dropout_mask", dropout.dropout_mask((5, n), **key, out=out), mask)
+            step = self.put(np.array([3.0]))[0]
+            out = self.backend.empty((5, n), bool)
+            self.check("dropout_mask_counted", dropout.dropout_mask((5, n), **{**key, "step": step}, out=out), mask)
             x = self.draw(5, n)
             self.run("keep", dropout.dropout_forward, x, mask)
             self.run("scale", dropout.dropout_test, x, 0.3)
@@ -102,6 +105,12 @@ class Comparisons:
             self.run("cross_entropy_forward", softmax.cross_entropy_forward, logits, labels)
             self.run("cross_entropy_backward", softmax.cross_entropy_backward, logits, labels)
             self.run("label_rank", softmax.label_rank, np.round(logits), labels)  # with equal scores
+        for n in (*IMAGES, 300):
+            losses, ranks, sums = self.draw(n), self.rng.integers(3, size=n), np.array([2.0, 3, 4])
+            on_device = self.put(losses, ranks, sums)
+            softmax.tally(*on_device)
+            softmax.tally(losses.astype(np.float64), ranks, sums)
+            self.check("tally", on_device[2], sums)
         self.run("softmax", softmax.softmax, self.draw(40, 5, scale=1e4))
         logits, labels = self.put(self.draw(3, 4), np.array([0, -1, 3, 2]))
         losses = softmax.cross_entropy_forward(logits, labels, check=False)
@@ -131,6 +140,9 @@ class Comparisons:
         sgd.sgd_update_segments(*only, segments)
         sgd.sgd_update(*expected, rate=0.1, decay=0.01)
         self.check("sgd_update_segments", only[0], expected[0])
+        for loss in np.nan, np.inf:
+            sgd.sgd_update_segments(*only, segments, loss=self.put(np.array([loss]))[0])
+            self.check("sgd_update_segments", only[0], expected[0])
 
     def linear(self):
         for inputs, outputs, n in [(7, 11, n) for n in IMAGES] + [(5, 8, 33)]:

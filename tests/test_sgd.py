@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpnet.ops.sgd import sgd_update
+from cpnet.ops.sgd import Segments, sgd_update, sgd_update_segments
 from tests import reference
 
 
@@ -54,3 +54,18 @@ def test_an_array_that_is_not_contiguous_is_refused(rng):
     w, v, gradient = rng.standard_normal((3, 6, 8))
     with pytest.raises(ValueError, match="copy"):  # or the update would reach a copy only
         sgd_update(w[:, :5], v[:, :5].copy(), gradient[:, :5].copy(), rate=0.1)
+
+
+@pytest.mark.parametrize("loss", [0.0, -3.0, 1e300, np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(backend, dtype, rng, loss):
+    w, v, gradient = rng.standard_normal((3, 100)).astype(dtype)
+    results = [backend.to_device(w), backend.to_device(v)]
+    expected = [w.copy(), v.copy()]
+    segments = Segments([0, 64], [60, 36])
+    segments.set([0.1, 0.2], [0.01, 0.0], results[0])
+    sgd_update_segments(*results, backend.to_device(gradient), segments, loss=backend.to_device(np.array([loss, np.nan])))
+    if np.isfinite(loss):
+        for own, rate, decay in (slice(60), 0.1, 0.01), (slice(64, 100), 0.2, 0.0):
+            sgd_update(*(array[own] for array in expected), gradient[own], rate=rate, decay=decay)
+    for result, array in zip(results, expected, strict=True):
+        backend.assert_close(result, array, dtype)

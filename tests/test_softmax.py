@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cpnet.ops.softmax import cross_entropy_backward, cross_entropy_forward, label_rank, softmax
+from cpnet.ops.softmax import cross_entropy_backward, cross_entropy_forward, label_rank, softmax, tally
 from tests import reference
 
 SHAPES = [(10, 3), (5, 1), (3, 130), (1, 2), (1000, 2)]  # classes, N
@@ -60,6 +60,10 @@ def test_buffers(backend, dtype, rng):
         np.testing.assert_array_equal(backend.to_host(out), backend.to_host(function()))
     cross_entropy_forward(logits, labels)
     np.testing.assert_array_equal(backend.to_host(logits), before)
+    for function, kind in (cross_entropy_forward, dtype), (label_rank, np.int64):
+        out = backend.empty((5,), kind)
+        assert function(logits, labels, out=out) is out
+        np.testing.assert_array_equal(backend.to_host(out), backend.to_host(function(logits, labels)))
 
 
 @pytest.mark.parametrize("labels", [[0, 3], [-1, 2]])
@@ -87,3 +91,24 @@ def test_a_constant_output_is_no_better_than_chance(backend):
     scores, labels = np.zeros((10, 10), np.float32), np.arange(10)
     rank = backend.to_host(label_rank(backend.to_device(scores), backend.to_device(labels)))
     assert (rank < 5).mean() == 0.5
+
+
+@pytest.mark.parametrize("images", [1, 3, 130, 300])
+def test_tally(backend, dtype, rng, images):
+    """Losses, errors and steps are added; from a loss on that is not finite the steps are not. In float64."""
+    losses, ranks = (7 * rng.random((6, images))).astype(dtype), rng.integers(3, size=(6, images))
+    losses[4, -1] = np.inf
+    sums = backend.to_device(np.array([100.0, 5, 40]))
+    for step in range(6):
+        tally(backend.to_device(losses[step]), backend.to_device(ranks[step]), sums)
+        loss, wrong, steps = backend.to_host(sums)
+        assert loss == pytest.approx(100 + losses[:step + 1].sum(dtype=np.float64), rel=1e-15)
+        assert wrong == 5 + (ranks[:step + 1] > 0).sum()
+        assert steps == 40 + min(step + 1, 4)
+
+
+def test_tally_adds_what_numpy_adds(backend, rng):
+    """Float32 losses of usual sizes have exact sums in float64: the same bits on every device, in any order."""
+    losses, sums = rng.random(128, np.float32) * 7 + np.float32(1e-4), backend.to_device(np.zeros(3))
+    tally(backend.to_device(losses), backend.to_device(np.zeros(128, np.int64)), sums)
+    assert backend.to_host(sums)[0] == math.fsum(losses.tolist())

@@ -8,13 +8,14 @@ from cpnet.checkpoint import Checkpoint
 from cpnet.commands.common import default_devices, open_data, place
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
+from cpnet.graph import check
 from cpnet.options import Parser, above_zero, device_options, net_options, net_settings, positive, whole, zero_or_more
 from cpnet.run_folder import RunFolder, find, first_free
 from cpnet.schedule import schedule
 from cpnet.train import State, Stopping, Trainer
 from data.order import SHUFFLES
 
-MAY_CHANGE = "epochs", "devices", "loader_threads", "checkpoint_minutes"  # when a run is resumed
+MAY_CHANGE = "epochs", "devices", "loader_threads", "checkpoint_minutes", "graph"  # when a run is resumed
 
 
 def parser(description):
@@ -39,6 +40,8 @@ def parser(description):
     known.add_argument("--no-colour", dest="colour", action="store_false", help="no shift of colours")
     known.add_argument("--seed", type=whole, default=0, help="of weights, order, augmentation and dropout")
     device_options(known)
+    known.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
+                       help="on one GPU: capture the step as CUDA graphs and replay it (not yet seen on a card)")
     known.add_argument("--name", help="of the run (default: the first free <net>-<k>)")
     known.add_argument("--runs", default="runs", help="the folder of all runs")
     known.add_argument("--resume", nargs="?", const="", metavar="NAME", help="go on with a run (default: the newest)")
@@ -70,6 +73,7 @@ def main(words, description=__doc__):
         dataset = open_data(options.data)
         settings, state = new_settings(options, dataset), None
         network = place(settings, options)
+        check(network, settings.get("graph"))
         if options.init_from:
             Checkpoint(options.init_from).initialise(network, options.replace)
         folder = RunFolder(Path(options.runs) / (options.name or first_free(options.runs, settings["table"]["name"])))
@@ -79,6 +83,7 @@ def main(words, description=__doc__):
         settings, state = resumed_settings(known, words, options, checkpoint), State(**checkpoint.state)
         dataset = open_data(settings["data"])
         network = place(settings, options)
+        check(network, settings.get("graph"))
         checkpoint.restore(network)
         folder.write_settings(settings)
     doing = f"going on in epoch {state.epoch + 1}, after {state.batch} of its batches" if state else "training"
@@ -114,7 +119,7 @@ def new_settings(options, dataset):
     if options.replace and not options.init_from:
         raise CpnetError("--replace names layers that do not start from a checkpoint: give that with --init-from")
     same = ("batch", "momentum", "init_from", "replace", "lr_scale", "shuffle", "mirror", "colour", "seed", "math",
-            "loader_threads", "checkpoint_minutes")
+            "loader_threads", "checkpoint_minutes", "graph")
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
             "devices": options.devices or default_devices(table)}
 

@@ -19,9 +19,9 @@ __device__ __forceinline__ void philox4x32(unsigned (&c)[4], unsigned key0, unsi
 // A thread owns the four images of one unit that one call of the generator serves, a block THREADS such fours of a unit.
 // It writes a byte a neuron and reads nothing. grid: (blocks of fours, units). `first_four` is first_image / 4;
 // image 0 of the mask is at position `begin` of it.
-extern "C" __global__ void __launch_bounds__(THREADS) dropout_mask(
-    bool* mask, int images, unsigned first_four, int begin, unsigned first_unit, unsigned layer, unsigned step,
-    unsigned key0, unsigned key1, unsigned long long threshold) {
+__device__ __forceinline__ void draw(bool* mask, int images, unsigned first_four, int begin, unsigned first_unit,
+                                     unsigned layer, unsigned step, unsigned key0, unsigned key1,
+                                     unsigned long long threshold) {
   const int four = blockIdx.x * THREADS + threadIdx.x, unit = blockIdx.y;
   unsigned words[4] = {first_four + four, first_unit + unit, layer, step};
   philox4x32(words, key0, key1);
@@ -30,6 +30,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) dropout_mask(
     const int n = 4 * four + j - begin;
     if (n >= 0 && n < images) mask[(long long)unit * images + n] = (words[j] >= threshold);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) dropout_mask(
+    bool* mask, int images, unsigned first_four, int begin, unsigned first_unit, unsigned layer, unsigned step,
+    unsigned key0, unsigned key1, unsigned long long threshold) {
+  draw(mask, images, first_four, begin, first_unit, layer, step, key0, key1, threshold);
+}
+
+// The same with the step in memory, where a captured launch sees it change.
+extern "C" __global__ void __launch_bounds__(THREADS) dropout_mask_counted(
+    bool* mask, int images, unsigned first_four, int begin, unsigned first_unit, unsigned layer,
+    const double* __restrict__ step, unsigned key0, unsigned key1, unsigned long long threshold) {
+  draw(mask, images, first_four, begin, first_unit, layer, (unsigned)*step, key0, key1, threshold);
 }
 
 // Forward and backward: a block owns THREADS · 16 bytes of x, a thread 16 bytes (elementwise.cuh). Reads x and the mask

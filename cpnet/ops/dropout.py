@@ -35,6 +35,8 @@ def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_imag
 
     The draw for unit u and the image at position n of the global batch is word n mod 4 of Philox with the counter
     (n // 4, u, layer, step) and the key (seed mod 2³², seed // 2³²); the neuron is dropped if it is below rate · 2³².
+
+    `step` may be an array float64 (1), where the mask is: on a GPU its value counts when the kernel runs.
     """
     if on_gpu(out):
         return _dropout_mask_gpu(out, shape, seed, step, layer, rate, first_unit, first_image)
@@ -59,7 +61,8 @@ def _dropout_mask_gpu(mask, shape, seed, step, layer, rate, first_unit, first_im
     units, images = shape
     begin = first_image % 4
     grid = blocks(begin + images, 4 * MASK_THREADS), units
-    launch(__file__, "dropout_mask", grid, MASK_THREADS, mask, images, first_image // 4, begin, first_unit, layer, step,
+    kernel = "dropout_mask_counted" if on_gpu(step) else "dropout_mask"
+    launch(__file__, kernel, grid, MASK_THREADS, mask, images, first_image // 4, begin, first_unit, layer, step,
            seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, int(rate * 2**32), defines={"THREADS": MASK_THREADS})
     return mask
 

@@ -24,11 +24,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) sgd_update(
 
 // All parameters of a flat buffer in one launch. Segment g is `counts[g]` numbers from `starts[g]` on, done by blocks
 // first_blocks[g] … first_blocks[g + 1] − 1, with a rate and a shrinkage (decay · rate) of its own. They lie in memory, so
-// that a captured launch sees them change.
+// that a captured launch sees them change. Where *loss is not finite nothing is written.
 extern "C" __global__ void __launch_bounds__(THREADS) sgd_update_segments(
     real* w, real* v, const real* __restrict__ gradient, const long long* __restrict__ starts,
     const long long* __restrict__ counts, const long long* __restrict__ first_blocks, const real* __restrict__ rates,
-    const real* __restrict__ shrinks, int segments, real momentum) {
+    const real* __restrict__ shrinks, const double* __restrict__ loss, int segments, real momentum) {
+  if (!(*loss - *loss == 0)) return;
   int g = 0, end = segments;  // the block's segment is one of g … end − 1; the same search for all threads of the block
   while (end - g > 1) {
     const int middle = (g + end) / 2;

@@ -53,7 +53,7 @@ class Segments:
     counts: list
     rates: list = field(init=False, default=None)
     decays: list = field(init=False, default=None)
-    table: tuple = field(init=False, default=None)  # on a GPU: starts, counts, first blocks, rates, decays · rates
+    table: tuple = field(init=False, default=None)  # on a GPU: starts, counts, first blocks, rates, decays · rates, a zero
 
     def set(self, rates, decays, like):
         """The rates and decays from now on, for buffers like `like`, always of one device."""
@@ -65,24 +65,30 @@ class Segments:
         blocks_each = [blocks(count * like.itemsize, 16 * THREADS) for count in self.counts]
         columns = [np.array(column, np.int64) for column in (self.starts, self.counts, np.cumsum([0, *blocks_each]))]
         shrinks = [rate * decay for rate, decay in zip(self.rates, self.decays, strict=True)]
-        columns += [np.array(column, like.dtype) for column in (self.rates, shrinks)]
+        columns += [np.array(column, like.dtype) for column in (self.rates, shrinks)] + [np.zeros(1)]
         if self.table is None:
             self.table = tuple(empty(column.shape, column.dtype, like) for column in columns)
         for array, column in zip(self.table, columns, strict=True):
             assign(array, column)
 
 
-def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9):
-    """`sgd_update` for each of the Segments of the flat buffers w, v, gradient; on a GPU in one launch."""
+def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9, loss=None):
+    """`sgd_update` for each of the Segments of the flat buffers w, v, gradient; on a GPU in one launch.
+
+    loss: float64, where w is. Nothing changes if its first number is not finite: a GPU knows, the CPU need not wait for it.
+    """
     if on_gpu(w):
-        return _sgd_update_segments_gpu(w, v, gradient, segments, momentum)
+        return _sgd_update_segments_gpu(w, v, gradient, segments, momentum, loss)
+    if loss is not None and not np.isfinite(loss[0]):
+        return
     for start, count, rate, decay in zip(segments.starts, segments.counts, segments.rates, segments.decays, strict=True):
         own = slice(start, start + count)
         sgd_update(w[own], v[own], gradient[own], rate=rate, momentum=momentum, decay=decay)
 
 
-def _sgd_update_segments_gpu(w, v, gradient, segments, momentum):
+def _sgd_update_segments_gpu(w, v, gradient, segments, momentum, loss):
     expect("sgd_update_segments", w.shape, v=v, gradient=gradient)
     grid = sum(blocks(count * w.itemsize, 16 * THREADS) for count in segments.counts)
-    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, *segments.table, len(segments.counts), momentum,
-           defines={"THREADS": THREADS})
+    *table, zero = segments.table
+    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, *table, zero if loss is None else loss,
+           len(segments.counts), momentum, defines={"THREADS": THREADS})

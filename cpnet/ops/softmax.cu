@@ -93,3 +93,33 @@ extern "C" __global__ void __launch_bounds__(BLOCK) label_rank(
   above = over_rows(above, above_part, Sum());
   if (threadIdx.y == 0 && n < images) ranks[n] = score == score ? above : classes;
 }
+
+// Adds to sums: the losses' sum, the number of wrong answers, and 1 unless the sum of losses is no longer finite. One block:
+// a thread takes every BLOCK-th image, then they add up theirs in pairs, so the order is the same every time.
+extern "C" __global__ void __launch_bounds__(BLOCK) tally(
+    const real* __restrict__ losses, const long long* __restrict__ ranks, double* sums, int images) {
+  static_assert((BLOCK & (BLOCK - 1)) == 0, "the threads' sums are added in pairs");
+  __shared__ double loss[BLOCK];
+  __shared__ int wrong[BLOCK];
+  const int thread = threadIdx.y * IMAGES + threadIdx.x;
+  double own_loss = 0;
+  int own_wrong = 0;
+  for (int n = thread; n < images; n += BLOCK) {
+    own_loss += losses[n];
+    own_wrong += ranks[n] >= 1;
+  }
+  loss[thread] = own_loss;
+  wrong[thread] = own_wrong;
+  for (int others = BLOCK / 2; others > 0; others /= 2) {
+    __syncthreads();
+    if (thread < others) {
+      loss[thread] += loss[thread + others];
+      wrong[thread] += wrong[thread + others];
+    }
+  }
+  if (thread == 0) {
+    sums[0] += loss[0];
+    sums[1] += wrong[0];
+    sums[2] += sums[0] - sums[0] == 0;
+  }
+}

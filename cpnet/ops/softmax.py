@@ -20,7 +20,7 @@ def softmax(logits, *, out=None):
     return p
 
 
-def cross_entropy_forward(logits, labels, *, check=True):
+def cross_entropy_forward(logits, labels, *, check=True, out=None):
     """logits (classes, N), labels int (N) → losses (N) = log Σ exp(logits) − logits[label]. Kept for backward: logits.
 
     Raises ValueError for a label outside the classes. For that the CPU must wait until a GPU has the labels: without
@@ -29,11 +29,11 @@ def cross_entropy_forward(logits, labels, *, check=True):
     if on_gpu(logits):
         if check:
             _check_labels(to_host(labels), len(logits))
-        return _gpu("cross_entropy_forward", logits, (labels,), labels.shape, logits.dtype, None)
+        return _gpu("cross_entropy_forward", logits, (labels,), labels.shape, logits.dtype, out)
     _check_labels(labels, len(logits))
     shifted = logits - logits.max(axis=0)
     right = shifted[labels, np.arange(len(labels))]
-    return np.log(np.exp(shifted, out=shifted).sum(axis=0)) - right
+    return np.subtract(np.log(np.exp(shifted, out=shifted).sum(axis=0)), right, out=out)
 
 
 def _check_labels(labels, classes):
@@ -52,18 +52,38 @@ def cross_entropy_backward(logits, labels, batch=None, *, out=None):
     return d_logits
 
 
-def label_rank(scores, labels):
-    """int (N): how many classes score above the right one, 0 for a correct answer; the top-k error counts rank ≥ k.
+def label_rank(scores, labels, *, out=None):
+    """int64 (N): how many classes score above the right one, 0 for a correct answer; the top-k error counts rank ≥ k.
 
     A class of equal score and lower number counts as above, so a constant output is no better than chance. A right class
     whose score is not a number ranks last.
     """
     if on_gpu(scores):
-        return _gpu("label_rank", scores, (labels,), labels.shape, np.int64, None)
+        return _gpu("label_rank", scores, (labels,), labels.shape, np.int64, out)
     right = scores[labels, np.arange(len(labels))]
     earlier = np.arange(len(scores))[:, None] < labels
     above = ((scores > right) | (earlier & (scores == right))).sum(axis=0)
-    return np.where(np.isnan(right), len(scores), above)
+    above[np.isnan(right)] = len(scores)
+    if out is None:
+        return above
+    out[...] = above
+    return out
+
+
+def tally(losses, ranks, sums):
+    """Adds to sums, float64 (3): the sum of losses (N), the number of ranks (N) that are not 0, and 1 for the step.
+
+    The step counts only while the sum of losses is finite: once it is not, sums[2] stays at the number of steps before.
+    """
+    if on_gpu(losses):
+        expect("tally", losses.shape, ranks=ranks)
+        expect("tally", (3,), sums=sums)
+        launch(__file__, "tally", 1, (IMAGES, ROWS), losses, ranks, sums, len(losses),
+               defines={"IMAGES": IMAGES, "ROWS": ROWS, "label": "int"})
+        return
+    sums[0] += losses.sum(dtype=np.float64)
+    sums[1] += (ranks >= 1).sum()
+    sums[2] += np.isfinite(sums[0])
 
 
 def _gpu(kernel, logits, labels, shape, dtype, out, *rest):

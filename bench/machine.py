@@ -1,0 +1,45 @@
+"""What figures depend on: the machine and the versions, for the JSON of every bench."""
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+
+def machine(devices="cpu"):
+    """A dictionary: CPU, cores, versions, date; with GPUs the card, its driver, and CUDA's and CuPy's versions too."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    blas = sorted({f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
+                   for pool in threadpool_info() if pool["user_api"] == "blas"})
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__,
+            "blas": ", ".join(blas), "torch": version("torch"), "date": time.strftime("%Y-%m-%d"),
+            **({} if devices == "cpu" else card(int(devices.split(",")[0])))}
+
+
+def version(package):
+    """Its version, or "" where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def card(number):
+    """What GPU `number` is."""
+    from cpnet import launch
+    gpus = launch.gpus()
+    driver = ""
+    if shutil.which("nvidia-smi"):
+        asked = subprocess.run(["nvidia-smi", f"--id={number}", "--query-gpu=driver_version", "--format=csv,noheader"],
+                               capture_output=True, text=True)
+        driver = asked.stdout.strip() if asked.returncode == 0 else ""
+    runtime = gpus.cupy.cuda.runtime
+    return {"card": gpus.name(number), "driver": driver, "cuda": runtime.runtimeGetVersion(), "cupy": gpus.cupy.__version__,
+            "memory_mib": runtime.getDeviceProperties(number)["totalGlobalMem"] >> 20}
