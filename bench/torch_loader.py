@@ -38,7 +38,7 @@ class Images(Dataset):
     def _decode(self, index, box):
         pixels = self.split.pixels
         stored = bytearray(int(pixels.starts[index + 1] - pixels.starts[index]))
-        pixels.read_bytes(index, memoryview(stored))
+        pixels.read_bytes(int(pixels.starts[index]), memoryview(stored))
         with Image.open(io.BytesIO(stored)) as image:
             cut = image.crop(box)
             return torch.frombuffer(bytearray(cut.tobytes()), dtype=torch.uint8).view(self.crop, self.crop, -1).permute(2, 0, 1)

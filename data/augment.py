@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from data.order import COLOUR, CROP, MIRROR, generator
 
-STRIP_BYTES = 1 << 20  # float32 pixels of one strip of a batch: about a core's L2 cache (256 KiB to 1 MiB measure alike)
+STRIP_BYTES = 1 << 19  # float32 pixels of one strip of a batch: with what is made of them, within a core's L2 cache
 COLOUR_STD = 0.1  # of the Gaussian α in the paper's section 4.1
 
 View = namedtuple("View", "top left mirror shift")
@@ -67,17 +67,14 @@ def mirrored(pixels):
     return pixels.view(">u8")[..., ::-1].astype("<u8").view(np.uint8)
 
 
-def cut(raw, view, rows, width, mirror=True):
-    """Windows of rows × width pixels of raw uint8 (n, C, H, W), one an image, its corner at view.top, view.left.
-
-    A new array uint8 (n, C, rows, width), mirrored where view.mirror says so and `mirror` allows it.
-    """
-    windows = sliding_window_view(raw, (rows, width), axis=(2, 3))
-    pixels = windows[np.arange(len(raw)), :, view.top, view.left]
-    flipped = np.flatnonzero(view.mirror) if mirror else ()
-    if len(flipped):
-        pixels[flipped] = mirrored(pixels[flipped])
-    return pixels
+def cut(raw, view, out, *, mirror):
+    """Crops of raw uint8 (n, C, H, W) as View says → out uint8 (n, C, crop, crop); mirrored only if `mirror`."""
+    images, flipped = np.arange(len(raw)), np.flatnonzero(view.mirror) if mirror else ()
+    for c in range(raw.shape[1]):
+        pixels = sliding_window_view(raw[:, c], out.shape[2:], axis=(1, 2))[images, view.top, view.left]
+        if len(flipped):
+            pixels[flipped] = mirrored(pixels[flipped])
+        out[:, c] = pixels
 
 
 class Cropper:
@@ -93,20 +90,25 @@ class Cropper:
     def __call__(self, raw, view, out):
         """raw uint8 (n, C, H, W) seen by View (of n images) → out float (C, crop, crop, n), written in place.
 
-        A strip of rows of all n images at a time, small enough for the cache: gather u8 windows, subtract gathered mean
-        windows, add the shift, transpose. Few NumPy calls on much data each, so the interpreter lock stays free.
+        A strip of rows of one channel of all n images at a time, small enough for the cache: gather u8 windows, subtract
+        gathered mean windows, add the shift, transpose. Few NumPy calls on much data each, so the interpreter lock stays free.
         """
         n, channels, crop = *raw.shape[:2], self.crop
         if not n:
             return
+        flipped, images, mirror = np.flatnonzero(view.mirror), np.arange(n), view.mirror.astype(np.intp)
         mean_left = np.where(view.mirror, self.width - crop - view.left, view.left)
-        shift = None if view.shift is None else view.shift.astype(self.dtype)[:, :, None, None]
-        mirror, height = view.mirror.astype(np.intp), max(1, min(crop, STRIP_BYTES // (n * channels * crop * 4)))
-        for row in range(0, crop, height):
-            rows = min(height, crop - row)
-            pixels = cut(raw, view._replace(top=view.top + row), rows, crop)
-            values = sliding_window_view(self.means, (rows, crop), axis=(2, 3))[mirror, :, view.top + row, mean_left]
-            np.subtract(pixels, values, out=values)
-            if shift is not None:
-                values += shift
-            np.copyto(out[:, row:row + rows], values.transpose(1, 2, 3, 0))
+        shift = None if view.shift is None else view.shift.astype(self.dtype)
+        height = max(1, min(crop, STRIP_BYTES // (n * crop * 4)))
+        for c in range(channels):
+            pixels_at, means_at = (sliding_window_view(planes[:, c], (height, crop), axis=(1, 2))
+                                   for planes in (raw, self.means))
+            for row in [*range(0, crop - height, height), crop - height]:  # the last may repeat a part of the one before
+                pixels = pixels_at[images, view.top + row, view.left]
+                if len(flipped):
+                    pixels[flipped] = mirrored(pixels[flipped])
+                values = means_at[mirror, view.top + row, mean_left]
+                np.subtract(pixels, values, out=values)
+                if shift is not None:
+                    values += shift[:, c, None, None]
+                np.copyto(out[c, row:row + height], values.transpose(1, 2, 0))

@@ -13,7 +13,7 @@ from data.packed import packed_bytes, unpack
 from data.ring import Ring
 
 MODES = ("train", "centre", "ten")
-GROUP_BYTES = 1 << 20  # raw images that are read and cut at a time: they stay in a core's cache in between
+GROUP_BYTES = 1 << 22  # raw images that are read and cut at a time: they are still in the cache, and there are few calls
 
 Batch = namedtuple("Batch", "images labels indices")
 Batch.__doc__ = "images float (C, crop, crop, N), or 10·N of them; labels int32 (N,); indices int64 (N,) in the split."
@@ -175,12 +175,12 @@ class _RawWork(_Work):
             packed.top[own], packed.left[own] = view.top, view.left
             packed.mirror[own] = view.mirror & (not self.flip)
             packed.shift[own] = 0 if view.shift is None else view.shift
-        group, crop = max(1, GROUP_BYTES // int(np.prod(self.split.image_shape))), shape[-1]
+        group = max(1, GROUP_BYTES // int(np.prod(self.split.image_shape)))
         for start in range(0, n, group):
             raw = self._read(indices[start:start + group], group)
             for v, view in enumerate(views):
-                some = take(view, slice(start, start + group))
-                packed.images[v * n + start:][:len(raw)] = cut(raw, some, crop, crop, mirror=self.flip)
+                own = packed.images[v * n + start:][:len(raw)]
+                cut(raw, take(view, slice(start, start + group)), own, mirror=self.flip)
         return RawBatch(packed, packed.labels, indices, memory)
 
 

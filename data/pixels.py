@@ -46,8 +46,7 @@ class FilePixels:
 
     def read(self, indices, out):
         """One system call for each run of neighbouring images; in file order that is one call for the whole batch."""
-        for first, last in runs(indices):
-            self._read_run(int(indices[first]), out[first:last])
+        self._read_runs(indices, runs(indices), out)
         self._check_unchanged()
 
     def hint(self, indices):
@@ -59,12 +58,15 @@ class FilePixels:
                 length = min(HINT_BYTES, int(stop) - place)
                 os.posix_fadvise(self.fd, self.offset + place, length, os.POSIX_FADV_WILLNEED)
 
-    def _read_run(self, image, out):
-        self.read_bytes(image, memoryview(out.reshape(-1)))
+    def _read_runs(self, indices, spans, out):
+        target, size = memoryview(out.reshape(-1)), out[0].nbytes
+        places = self.starts[indices[[first for first, _ in spans]]].tolist()
+        for (first, last), place in zip(spans, places, strict=True):
+            self.read_bytes(place, target[first * size:last * size])
 
-    def read_bytes(self, image, target):
-        """The bytes from the beginning of `image` on, until `target` is full."""
-        done, place = 0, int(self.starts[image])
+    def read_bytes(self, place, target):
+        """The block's bytes from `place` on into `target`, a memoryview, until it is full."""
+        done = 0
         while done < len(target):  # one call may bring less than it was asked for: the kernel stops at 2 GiB
             try:
                 count = os.preadv(self.fd, [target[done:]], self.offset + place + done)
@@ -102,18 +104,22 @@ class JpegPixels(FilePixels):
         super().__init__(fd, path, name, offset, starts)
         self.shape = shape
 
-    def _read_run(self, image, out):
-        first = int(self.starts[image])
-        stored = bytearray(int(self.starts[image + len(out)]) - first)
-        self.read_bytes(image, memoryview(stored))
-        for k, pixels in enumerate(out, image):
-            jpeg = memoryview(stored)[int(self.starts[k]) - first:int(self.starts[k + 1]) - first]
-            try:
-                decode(jpeg, pixels)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise DataError(f"{self.path}: image {k} of '{self.name}' is a damaged JPEG ({reason}); run 'python run.py "
-                                "check' and prepare the data set again") from error
+    def _read_runs(self, indices, spans, out):
+        for first, last in spans:
+            starts = self.starts[int(indices[first]):int(indices[last - 1]) + 2].tolist()
+            stored = memoryview(bytearray(starts[-1] - starts[0]))
+            self.read_bytes(starts[0], stored)
+            for k in range(first, last):
+                start, stop = (each - starts[0] for each in starts[k - first:k - first + 2])
+                self._decode(int(indices[k]), stored[start:stop], out[k])
+
+    def _decode(self, image, jpeg, out):
+        try:
+            decode(jpeg, out)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{self.path}: image {image} of '{self.name}' is a damaged JPEG ({reason}); run 'python run.py "
+                            "check' and prepare the data set again") from error
 
 
 def decode(jpeg, out):

@@ -17,7 +17,8 @@ def draw(rng, images, dtype, colour=True):
 
 def run(backend, raw, mean, view, **options):
     shift = np.zeros((len(raw), 3), mean.dtype) if view.shift is None else view.shift
-    images = augment.cut(raw, view, CROP, CROP, mirror=False)
+    images = np.empty((len(raw), 3, CROP, CROP), np.uint8)
+    augment.cut(raw, view, images, mirror=False)
     arguments = images, mean, view.top.astype(np.int32), view.left.astype(np.int32), view.mirror, shift
     return center_crops(*(backend.to_device(array) for array in arguments), **options)
 
