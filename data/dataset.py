@@ -194,7 +194,7 @@ class Dataset:
         if offsets[0] != 0 or offsets[-1] != len(jpeg) or not (np.diff(offsets) > 0).all():
             raise self._bad(f"/{name}/offsets must rise from 0 to {len(jpeg)}, the size of /{name}/jpeg, without a gap or an "
                             "empty image; prepare the data set again")
-        pixels = JpegPixels(self._fd, self.path, name, self._offset(f"{name}/jpeg", jpeg), offsets, shape)
+        pixels = JpegPixels(self._fd, self.path, name, self._offset(f"{name}/jpeg", jpeg), offsets)
         return len(offsets) - 1, pixels
 
     def _offset(self, name, stored):

@@ -98,11 +98,7 @@ class FilePixels:
 
 
 class JpegPixels(FilePixels):
-    """The same for images stored as JPEGs of `shape` (C, H, W), decoded by Pillow, or by simplejpeg where that is installed."""
-
-    def __init__(self, fd, path, name, offset, starts, shape):
-        super().__init__(fd, path, name, offset, starts)
-        self.shape = shape
+    """The same for images stored as JPEGs, decoded by Pillow, or by simplejpeg where that is installed."""
 
     def _read_runs(self, indices, spans, out):
         for first, last in spans:

@@ -11,7 +11,7 @@ from data.dataset import Dataset
 def result(torch, tmp_path_factory):
     """Everything once, at a size that measures nothing."""
     return loader.measure(tmp_path_factory.mktemp("bench"), images=80, rounds=1, threads=1, batch=8, size=16, net="mini",
-                          steps=2, launch_count=300)
+                          steps=2, launch_count=5000)
 
 
 def test_the_figures(result):
