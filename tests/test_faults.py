@@ -2,6 +2,7 @@
 the checkpoint as it was."""
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -238,3 +239,14 @@ def test_after_a_fault_the_run_goes_on(squares, tmp_path, monkeypatch):
     monkeypatch.undo()
     trainer(squares, tmp_path / "run", resume=True).train()
     assert_same_arrays(tmp_path / "whole" / "checkpoint-last.h5", tmp_path / "run" / "checkpoint-last.h5")
+
+
+def test_a_loader_that_is_too_slow_is_said(tmp_path, monkeypatch):
+    good, said = Cropper.__call__, []
+    monkeypatch.setattr(Cropper, "__call__", lambda *arguments: (time.sleep(0.1), good(*arguments)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    with Dataset(small_set(tmp_path / "squares.h5", train=24, val=4)) as dataset:
+        run = trainer(dataset, tmp_path / "run", epochs=1, loader_threads=1)
+        run.say = said.append
+        run.train()
+    assert re.search(r"images/s, .* left; \d\d% of the time the net waited for images: try --loader-threads 2$", said[-1])
