@@ -45,9 +45,9 @@ class Recording:
         module = self.platform.module(code, options)
         return SimpleNamespace(get_function=lambda name: Function(self, code, name, module.get_function(name)))
 
-    def matmul(self, a, b, out):
+    def matmul(self, a, b, out, math):
         operations = 2 * a.shape[0] * a.shape[1] * b.shape[1]
-        self.note("matmul", (), a.nbytes + b.nbytes + out.nbytes, operations, lambda: self.platform.matmul(a, b, out))
+        self.note("matmul", (), a.nbytes + b.nbytes + out.nbytes, operations, lambda: self.platform.matmul(a, b, out, math))
 
     def copy(self, pairs):
         size = sum(2 * source.nbytes for _, source in pairs)
@@ -179,7 +179,7 @@ class Shapes:
     def copy(self, pairs):
         pass
 
-    def matmul(self, a, b, out):
+    def matmul(self, a, b, out, math):
         pass
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import launch, nets
+from cpnet import cupy_gpus, launch, nets
 from cpnet.columns import Device
 from cpnet.evaluate import evaluate
 from cpnet.feed import Feed
@@ -173,7 +173,7 @@ def test_uploads_run_beside_the_device_s_own_stream():
     cuda = SimpleNamespace(Stream=Stream, get_current_stream=lambda: own,
                            Event=lambda **kind: SimpleNamespace(kind=kind, synchronize=lambda: copied.append("waited")),
                            alloc_pinned_memory=lambda size: bytearray(size + 100))
-    platform = object.__new__(launch.Cupy)
+    platform = object.__new__(cupy_gpus.Cupy)
     platform.cupy, platform.upload_streams = SimpleNamespace(cuda=cuda), {}
 
     def copy_from_host_async(pointer, size, stream):

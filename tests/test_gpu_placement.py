@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import checkpoint, columns, gradcheck, launch, nets
+from cpnet import checkpoint, columns, cupy_gpus, gradcheck, launch, nets
 from cpnet.columns import Device
 from cpnet.errors import CpnetError
 from cpnet.evaluate import evaluate
@@ -157,7 +157,7 @@ class Stream:
 
 
 class FakeCupy:
-    """As much of CuPy as launch.Cupy.copy needs."""
+    """As much of CuPy as cupy_gpus.Cupy.copy needs."""
 
     def __init__(self):
         self.cuda, self.runtime = self, self
@@ -186,7 +186,7 @@ class FakeCupy:
 
 def test_copies_between_gpus_are_ordered():
     fake = FakeCupy()
-    platform = object.__new__(launch.Cupy)
+    platform = object.__new__(cupy_gpus.Cupy)
     platform.cupy, platform.copy_streams = fake, {}
     for number in 0, 1:
         fake.streams[number].known.add(f"work on {number}")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import launch, nets
+from cpnet import cupy_gpus, launch, nets
 from cpnet.columns import Device
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
@@ -207,7 +207,7 @@ def test_a_gpu_is_waited_for_only_when_somebody_asks(tmp_path, monkeypatch):
 
 
 class FakeCupy:
-    """As much of CuPy as launch.Cupy.capture needs."""
+    """As much of CuPy as Cupy.capture needs."""
 
     def __init__(self):
         self.cuda, self.runtime, self.streamCaptureModeThreadLocal = self, self, 1
@@ -235,7 +235,7 @@ class FakeCupy:
 
 
 def test_capture_by_cupy():
-    platform = object.__new__(launch.Cupy)
+    platform = object.__new__(cupy_gpus.Cupy)
     platform.cupy, platform.capturing = fake, _ = FakeCupy(), False
     assert platform.capture(lambda: fake.said.append("work")).launch
     assert fake.said == ["enter", ("begin", 1), "work", "end", "exit"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import columns, launch
+from cpnet import columns, cupy_gpus, launch
 from cpnet.commands import train
 from cpnet.launch import set_math, workspace
 from tests.device import RUNNER, DeviceArray
@@ -50,15 +50,13 @@ def cupy(monkeypatch):
 
 
 def test_cublas_is_told(cupy):
-    platform = launch.Cupy()
+    platform = cupy_gpus.Cupy()
     old, new = (SimpleNamespace(device=SimpleNamespace(id=device)) for device in (0, 1))
     for _ in range(2):
-        platform.matmul(None, None, new)
-    set_math("tf32")
-    platform.matmul(None, None, old)  # which has no TF32
-    platform.matmul(None, None, new)
-    set_math("fp32")
-    platform.matmul(None, None, new)
+        platform.matmul(None, None, new, "fp32")
+    platform.matmul(None, None, old, "tf32")  # which has no TF32
+    platform.matmul(None, None, new, "tf32")
+    platform.matmul(None, None, new, "fp32")
     assert cupy == [1, "dot", "dot", "dot", 7, "dot", 1, "dot"]
     assert [platform.tensor_cores(device) for device in (0, 1)] == [0, 232_448]
 
