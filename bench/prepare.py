@@ -9,8 +9,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import resource
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +61,15 @@ def ours(source, out, workers, store):
     prepare(source, out, size=SIZE, workers=workers, store=store)
     seconds = time.perf_counter() - start
     os.remove(out)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return seconds, _peak()
+
+
+def _peak():
+    """Bytes of memory that this process had at most. Linux's getrusage would count the parent's before it, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def pillow(source, workers):
