@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
 from cpnet.nets import NETS
 
@@ -57,7 +58,7 @@ def begin(root, settings):
     path = Path(root) / "ablate.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n")
+        write_atomically(path, json.dumps(settings, indent=1) + "\n")
         return
     before = json.loads(path.read_text())
     for key in settings:

@@ -15,6 +15,7 @@ from cpnet.errors import CpnetError
 from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Dropout, Linear, Pass
+from data.part import write_all
 
 FORMAT, VERSION = "cpnet-features", 1
 SAVE_EVERY = 64  # batches
@@ -77,17 +78,11 @@ def _extract_split(network, dataset, split, done, batch, threads, progress, fd, 
         count = done // batch * batch
         for number, loaded in enumerate(tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress), 1):
             rows = np.ascontiguousarray(hidden(network, loaded.images), np.float32)
-            _write(fd, memoryview(rows.reshape(-1).view(np.uint8)), place + count * rows[0].nbytes)
+            write_all(fd, memoryview(rows.reshape(-1).view(np.uint8)), place + count * rows[0].nbytes)
             count += len(rows)
             if number % SAVE_EVERY == 0:
                 save(count)
         save(count)
-
-
-def _write(fd, content, place):
-    while content:
-        written = os.pwrite(fd, content, place)
-        content, place = content[written:], place + written
 
 
 def _resume(journal, part, task):

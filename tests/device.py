@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpnet import launch
-from cpnet.columns import Device
+from cpnet.columns import Gpu
 from tests import cuemu
 
 SEEDS = 0, 1, 2  # orders of threads that every launch is run in; the results must have the same bits
@@ -241,18 +241,11 @@ def host(array):
 
 
 @dataclass(frozen=True)
-class Emulated(Device):
+class Emulated(Gpu):
     """Where a net's arrays are DeviceArrays of the place `name`: kernels refuse those of another."""
 
     def empty(self, shape, dtype):
         return launch.empty_on(RUNNER, self.name, shape, dtype, shape[-1])
-
-    def put(self, array):
-        if launch.on_gpu(array):
-            return array
-        copy = self.empty(array.shape, array.dtype)
-        launch.assign(copy, array)
-        return copy
 
     def holds(self, array):
         return array.place == self.name
