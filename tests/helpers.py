@@ -11,6 +11,8 @@ from PIL import Image
 
 from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.run_folder import RunFolder, find
+from cpnet.train import State, Trainer
 from data.moments import Statistics
 from data.writer import Writer
 
@@ -82,6 +84,19 @@ def within(seconds, function):
 def loader_threads():
     """The loaders' threads that live."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("loader-")]
+
+
+def trainer_of(network, dataset, path, settings, *, resume=False, stop=lambda: False, say=lambda line: None):
+    """A Trainer with `settings` in a new run folder, or one that goes on with the run there."""
+    settings = {"table": network.table.settings, "data": str(dataset.path), **settings}
+    folder, state = RunFolder(path), None
+    if resume:
+        folder, checkpoint = find(path.parent, path.name)
+        checkpoint.restore(network)
+        state = State(**checkpoint.state)
+    else:
+        folder.create(settings)
+    return Trainer(network, dataset, folder, settings, state=state, stop=stop, progress=False, say=say)
 
 
 def missing(text, columns=2):

@@ -16,13 +16,12 @@ from cpnet import nets
 from cpnet.columns import devices
 from cpnet.evaluate import Stopped
 from cpnet.network import Network
-from cpnet.run_folder import RunFolder, find
-from cpnet.train import State, Trainer
+from cpnet.run_folder import find
 from data.augment import Cropper
 from data.dataset import DataError, Dataset
 from data.order import epoch_order
 from data.ring import Ring
-from tests.helpers import as_jpegs, assert_same_arrays, encode, loader_threads, small_set, within
+from tests.helpers import as_jpegs, assert_same_arrays, encode, loader_threads, small_set, trainer_of, within
 
 pytestmark = pytest.mark.usefixtures("no_test_hangs")
 SETTINGS = dict(epochs=2, batch=4, lr=0.01, momentum=0.9, decay=0.0005, schedule="2", seed=0, mirror=True, colour=True,
@@ -34,15 +33,8 @@ SECONDS = 10
 def trainer(dataset, path, *, stop=lambda: False, resume=False, **changes):
     crop = dataset.height * 7 // 8
     table = nets.build("mini", (dataset.channels, crop, crop), len(dataset.classes))
-    network, folder, state = Network(table, devices("cpu", 2), seed=0), RunFolder(path), None
-    settings = {"table": table.settings, "data": str(dataset.path), **SETTINGS, **changes}
-    if resume:
-        folder, checkpoint = find(path.parent, path.name)
-        checkpoint.restore(network)
-        state = State(**checkpoint.state)
-    else:
-        folder.create(settings)
-    return Trainer(network, dataset, folder, settings, state=state, stop=stop, progress=False, say=lambda line: None)
+    network = Network(table, devices("cpu", 2), seed=0)
+    return trainer_of(network, dataset, path, {**SETTINGS, **changes}, stop=stop, resume=resume)
 
 
 # The faults. Each takes the data set and monkeypatch.

@@ -17,12 +17,10 @@ from cpnet.errors import CpnetError
 from cpnet.evaluate import evaluate
 from cpnet.layers import Pass
 from cpnet.network import Network
-from cpnet.run_folder import RunFolder
-from cpnet.train import State, Trainer
 from data.dataset import Dataset
 from tests import cuemu, device
 from tests.device import Emulated
-from tests.helpers import missing, small_set
+from tests.helpers import missing, small_set, trainer_of
 
 cuemu.require()
 CPU = [Device()]
@@ -82,11 +80,7 @@ def test_a_step_and_a_checkpoint_to_the_cpu_and_back(rng, tmp_path, where):
 
 def trainer(dataset, path, placed):
     crop = dataset.height * 7 // 8
-    network = net(placed, crop)
-    folder = RunFolder(path)
-    settings = {"table": network.table.settings, "data": str(dataset.path), **SETTINGS}
-    folder.create(settings)
-    return Trainer(network, dataset, folder, settings, state=State(), progress=False, say=lambda line: None)
+    return trainer_of(net(placed, crop), dataset, path, SETTINGS)
 
 
 def trained(dataset, path, placed):

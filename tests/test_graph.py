@@ -12,13 +12,11 @@ from cpnet.evaluate import Stopped
 from cpnet.graph import GraphStep
 from cpnet.layers import LRN, Conv, Dropout, Linear, MaxPool, ReLU
 from cpnet.network import Network
-from cpnet.run_folder import RunFolder, find
 from cpnet.step import Step
-from cpnet.train import State, Trainer
 from data.dataset import Dataset
 from tests import cuemu, device
 from tests.device import Emulated, host
-from tests.helpers import assert_same_arrays, run, small_set
+from tests.helpers import assert_same_arrays, run, small_set, trainer_of
 
 cuemu.require()
 GPU = Emulated("gpu 0")
@@ -161,16 +159,9 @@ def test_the_option_is_refused_before_anything_is_written(tmp_path):
 
 def trainer(dataset, path, *, graph, resume=False, stop=lambda: False):
     net = network(size=dataset.height * 7 // 8)
-    settings = dict(table=net.table.settings, data=str(dataset.path), epochs=2, batch=4, lr=0.01, momentum=0.9, decay=0.0005,
-                    schedule="1", seed=0, mirror=True, colour=True, checkpoint_minutes=1e9, loader_threads=1, graph=graph)
-    folder, state = RunFolder(path), State()
-    if resume:
-        folder, checkpoint = find(path.parent, path.name)
-        checkpoint.restore(net)
-        state = State(**checkpoint.state)
-    else:
-        folder.create(settings)
-    return Trainer(net, dataset, folder, settings, state=state, stop=stop, progress=False, say=lambda line: None)
+    settings = dict(epochs=2, batch=4, lr=0.01, momentum=0.9, decay=0.0005, schedule="1", seed=0, mirror=True, colour=True,
+                    checkpoint_minutes=1e9, loader_threads=1, graph=graph)
+    return trainer_of(net, dataset, path, settings, resume=resume, stop=stop)
 
 
 def test_training_stopped_and_resumed(tmp_path):

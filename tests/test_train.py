@@ -10,9 +10,9 @@ from cpnet.evaluate import Stopped, evaluate
 from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
-from cpnet.train import State, Trainer, duration
+from cpnet.train import duration
 from data.dataset import Dataset
-from tests.helpers import BUNDLED, PLACEMENTS, assert_same_arrays, small_set
+from tests.helpers import BUNDLED, PLACEMENTS, assert_same_arrays, small_set, trainer_of
 
 SETTINGS = dict(epochs=3, batch=16, lr=0.01, momentum=0.9, decay=0.0005, schedule="2", seed=0, mirror=True, colour=True,
                 checkpoint_minutes=1e9, loader_threads=1)
@@ -27,17 +27,10 @@ def squares(tmp_path_factory):
 def trainer(dataset, path, *, resume=False, net="mini", placed="cpu", stop=lambda: False, said=None, **changes):
     crop = dataset.height * 7 // 8
     table = build(net, (dataset.channels, crop, crop), len(dataset.classes))
-    settings = {"table": table.settings, "data": str(dataset.path), **SETTINGS, **changes}
-    folder, state = RunFolder(path), None
+    settings = {**SETTINGS, **changes}
     network = Network(table, devices(placed, table.columns), seed=settings["seed"])
-    if resume:
-        folder, checkpoint = find(path.parent, path.name)
-        checkpoint.restore(network)
-        state = State(**checkpoint.state)
-    else:
-        folder.create(settings)
-    return Trainer(network, dataset, folder, settings, state=state, stop=stop, progress=False,
-                   say=(said if said is not None else []).append)
+    return trainer_of(network, dataset, path, settings, resume=resume, stop=stop,
+                      say=(said if said is not None else []).append)
 
 
 def log(path):
