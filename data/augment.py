@@ -69,12 +69,11 @@ def mirrored(pixels):
 
 def cut(raw, view, out, *, mirror):
     """Crops of raw uint8 (n, C, H, W) as View says → out uint8 (n, C, crop, crop); mirrored only if `mirror`."""
-    images, flipped = np.arange(len(raw)), np.flatnonzero(view.mirror) if mirror else ()
-    for c in range(raw.shape[1]):
-        pixels = sliding_window_view(raw[:, c], out.shape[2:], axis=(1, 2))[images, view.top, view.left]
-        if len(flipped):
-            pixels[flipped] = mirrored(pixels[flipped])
-        out[:, c] = pixels
+    windows = sliding_window_view(raw, out.shape[1:], axis=(1, 2, 3))[:, 0]
+    for flip in (False, True):
+        which = np.flatnonzero((view.mirror & mirror) == flip)
+        pixels = windows[which, view.top[which], view.left[which]]
+        out[which] = mirrored(pixels) if flip else pixels
 
 
 class Cropper:

@@ -1,8 +1,8 @@
 """One HDF5 file is one data set: reading it. The layout is described in docs/data.md, writing is in writer.py.
 
 h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels, or JPEGs, one
-contiguous block of bytes per split, are read with `preadv` at the block's place in the file (pixels.py): threads do not wait
-for each other.
+contiguous block of bytes per split, are read past it, at the block's place in the file (pixels.py, gather.py): threads do not
+wait for each other.
 """
 
 import os
@@ -34,9 +34,10 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
-    def read(self, indices, out=None):
+    def read(self, indices, out=None, memory=None):
         """Images `indices` (n,) into `out`, uint8 (n, C, H, W), C-contiguous, made if None. Returns out. Thread-safe.
 
+        memory: a data.gather.Memory that `out` is the beginning of, for fewer system calls.
         Raises IndexError or ValueError for arguments that do not fit, DataError if the file cannot be read.
         """
         indices = np.asarray(indices, dtype=np.int64)
@@ -48,7 +49,7 @@ class Split:
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous uint8 {shape}, not {out.dtype} {out.shape}")
         if len(indices):
-            self.pixels.read(indices, out)
+            self.pixels.read(indices, out, memory)
         return out
 
     def hint(self, indices):
@@ -98,7 +99,7 @@ class Dataset:
         fd, self._fd = getattr(self, "_fd", None), None
         for split in getattr(self, "splits", {}).values():
             if isinstance(split.pixels, FilePixels):
-                split.pixels.fd = -1  # a late read fails, and cannot hit a file that reuses the number
+                split.pixels.close()
         if fd is not None:
             os.close(fd)
 

@@ -8,12 +8,13 @@ import numpy as np
 
 from data.augment import Cropper, centre_view, cut, random_views, take, ten_views
 from data.dataset import DataError
+from data.gather import Memory
 from data.order import SHUFFLES, Batches, epoch_order
 from data.packed import packed_bytes, unpack
 from data.ring import Ring
 
 MODES = ("train", "centre", "ten")
-GROUP_BYTES = 1 << 22  # raw images that are read and cut at a time: they are still in the cache, and there are few calls
+GROUP_BYTES = 1 << 25  # raw images that are read and cut at a time: few calls, each a chance for other threads to run
 
 Batch = namedtuple("Batch", "images labels indices")
 Batch.__doc__ = "images float (C, crop, crop, N), or 10·N of them; labels int32 (N,); indices int64 (N,) in the split."
@@ -117,8 +118,9 @@ class _Work:
 
     def __call__(self, number, slot):
         try:
-            for indices in self.batches.fetch(number):
-                self.split.hint(indices)
+            if self.batches.ahead or not self.split.pixels.cached:
+                for indices in self.batches.fetch(number):
+                    self.split.hint(indices)
             return self.make(self.batches.indices(number), slot)
         except DataError:
             raise
@@ -128,9 +130,9 @@ class _Work:
 
     def _read(self, indices, most):
         """Images `indices`, at most `most`, in this thread's own memory."""
-        if not hasattr(self.local, "raw"):
-            self.local.raw = np.empty((most, *self.split.image_shape), np.uint8)
-        return self.split.read(indices, self.local.raw[:len(indices)])
+        if not hasattr(self.local, "memory"):
+            self.local.memory = Memory((most, *self.split.image_shape))
+        return self.split.read(indices, self.local.memory.array[:len(indices)], self.local.memory)
 
     def _views(self, indices):
         """The View of the images, or, fixed ones, the Views."""

@@ -38,7 +38,7 @@ class Batches:
     def __init__(self, order, batch, rank=0, ranks=1, *, windows=False, start=0):
         self.order, self.batch, self.rank, self.ranks, self.start = order, batch, rank, ranks, start
         order.flags.writeable = False  # batches hand out parts of it
-        self.sorted = None
+        self.ahead, self.sorted = windows, None
         if windows:
             self.sorted = np.concatenate([np.sort(order[k:k + WINDOW]) for k in range(0, len(order), WINDOW)])
 

@@ -1,15 +1,18 @@
 """Where a split's images are, and how they are read: in memory, raw in a file, or as JPEGs in a file.
 
-Each class has `read(indices, out)`, images `indices` into `out` uint8 (n, C, H, W), and `hint(indices)`, which asks the
-operating system to fetch them and does not wait. Both may be called from any number of threads.
+Each class has `read(indices, out, memory)`, images `indices` into `out` uint8 (n, C, H, W), which may be the beginning of a
+data.gather.Memory, and `hint(indices)`, which asks the operating system to fetch them and does not wait. Both may be called
+from any number of threads.
 """
 import io
 import os
+from time import perf_counter
 
 import numpy as np
 from PIL import Image
 
 from data.errors import DataError
+from data.gather import Map
 
 try:
     import simplejpeg
@@ -17,15 +20,18 @@ except ImportError:  # optional: it decodes half as fast again as Pillow
     simplejpeg = None
 
 HINT_BYTES = 512 << 10  # Linux fetches no more than about this for one hint
+QUICK = 1e9  # bytes/s: from memory, not from a disk
+HINTED = 8  # reads after a slow one that are hinted at
 
 
 class MemoryPixels:
     """Pixels held in memory: images uint8 (N, C, H, W)."""
+    cached = True  # hints would be of no use
 
     def __init__(self, images):
         self.images = images
 
-    def read(self, indices, out):
+    def read(self, indices, out, memory=None):
         np.take(self.images, indices, axis=0, out=out, mode="clip")  # the range has been checked; "raise" would copy
 
     def hint(self, indices):
@@ -41,12 +47,24 @@ class FilePixels:
     def __init__(self, fd, path, name, offset, starts):
         self.fd, self.path, self.name, self.offset, self.starts = fd, path, name, offset, starts
         self.opened = self._stamp()
+        self.map, self.hinted = Map(fd), HINTED
         if hasattr(os, "posix_fadvise"):  # every read is large and says all it wants: reading on past it would be waste
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
 
-    def read(self, indices, out):
-        """One system call for each run of neighbouring images; in file order that is one call for the whole batch."""
-        self._read_runs(indices, runs(indices), out)
+    def close(self):
+        """Forget the file: a late read fails, and cannot hit a file that reuses the number."""
+        self.fd, self.map = -1, None
+
+    @property
+    def cached(self):
+        """Whether the latest reads were so quick that the file must be in memory, where a hint an image would be waste."""
+        return self.hinted == 0
+
+    def read(self, indices, out, memory=None):
+        """One system call for each run of neighbouring images; into a Memory, one call for all, wherever they are."""
+        spans = runs(indices)
+        if not (memory and self.map and self._gather(indices, spans, memory)):
+            self._read_runs(indices, spans, out)
         self._check_unchanged()
 
     def hint(self, indices):
@@ -57,6 +75,15 @@ class FilePixels:
             for place in range(int(start), int(stop), HINT_BYTES):
                 length = min(HINT_BYTES, int(stop) - place)
                 os.posix_fadvise(self.fd, self.offset + place, length, os.POSIX_FADV_WILLNEED)
+
+    def _gather(self, indices, spans, memory):
+        """Whether one call brought all of it. If not, reading run by run will, or says what is the matter."""
+        starts, stops = (self.offset + self.starts[indices[[span[end] - end for span in spans]] + end] for end in (0, 1))
+        began = perf_counter()
+        whole = self.map.gather(starts.tolist(), stops.tolist(), memory)
+        quick = (stops - starts).sum() > QUICK * (perf_counter() - began)
+        self.hinted = max(0, self.hinted - 1) if quick else HINTED
+        return whole
 
     def _read_runs(self, indices, spans, out):
         target, size = memoryview(out.reshape(-1)), out[0].nbytes
@@ -99,6 +126,9 @@ class FilePixels:
 
 class JpegPixels(FilePixels):
     """The same for images stored as JPEGs, decoded by Pillow, or by simplejpeg where that is installed."""
+
+    def _gather(self, indices, spans, memory):
+        return False  # memory is for images, not for JPEGs
 
     def _read_runs(self, indices, spans, out):
         for first, last in spans:

@@ -136,7 +136,7 @@ def test_an_error_after_good_batches_comes_in_its_place(dataset, monkeypatch):
     """The batch before it, which may be on its way while the next is looked for, is delivered."""
     pixels = dataset.split("train").pixels
     read = pixels.read
-    monkeypatch.setattr(pixels, "read", lambda indices, out: 1 // (13 not in indices) and read(indices, out))
+    monkeypatch.setattr(pixels, "read", lambda indices, *out: 1 // (13 not in indices) and read(indices, *out))
     with Feed(net(ONE, dataset.channels), dataset, "train", batch=5, mode="centre", ring=4) as feed:
         assert [next(feed).indices[0] for _ in range(2)] == [0, 5]
         with pytest.raises(Exception, match="batch 2 of 'train' could not be made: ZeroDivisionError"):

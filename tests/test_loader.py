@@ -182,10 +182,10 @@ def test_an_error_in_a_thread_arrives_in_its_place(data, monkeypatch):
     read = split.pixels.read
     bad = 4  # file order, batches of 3: image 13 spoils batch 4
 
-    def fail(indices, out):
+    def fail(indices, *out):
         if 13 in indices:
             raise DataError("image 13 is broken")
-        read(indices, out)
+        read(indices, *out)
 
     monkeypatch.setattr(split.pixels, "read", fail)
     for options in (dict(), dict(threads=3, ring=2), dict(ring=1), dict(threads=5, ring=8)):
