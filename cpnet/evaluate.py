@@ -2,11 +2,11 @@
 import numpy as np
 from tqdm import tqdm
 
+from cpnet import nets
 from cpnet.errors import CpnetError
 from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Pass
-from cpnet.nets import crop_size
 from cpnet.ops import softmax
 from cpnet.scores import scores
 
@@ -18,11 +18,23 @@ class Stopped(Exception):
 def check_data(table, dataset):
     """Raises CpnetError unless the net can see and name this data set's images."""
     size, crop = (dataset.channels, dataset.height, dataset.width), table.image
-    if crop[0] != size[0] or crop[1] != crop_size(min(size[1:])):
+    if crop[0] != size[0] or crop[1] != nets.crop_size(min(size[1:])):
         raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, size))}, "
                          f"the net was made for crops of {'×'.join(map(str, crop))} pixels")
     if len(dataset.classes) != table.settings["classes"]:
         raise CpnetError(f"{dataset.path}: has {len(dataset.classes)} classes, the net {table.settings['classes']}")
+
+
+def see_as_trained(checkpoint, dataset):
+    """Have the data set's images seen as those that the checkpoint's net was trained on were: less that set's mean image.
+
+    Raises CpnetError unless the net can see and name these images.
+    """
+    check_data(nets.build(**checkpoint.settings["table"]), dataset)
+    if checkpoint.mean.shape != dataset.mean.shape:
+        raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, dataset.mean.shape))}, those that "
+                         f"{checkpoint.path} was trained on {'×'.join(map(str, checkpoint.mean.shape))}")
+    dataset.mean = checkpoint.mean
 
 
 def probabilities(network, images):

@@ -1,6 +1,8 @@
 """Probabilities of a split, their scores, averages and tables."""
 import json
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 
@@ -116,6 +118,16 @@ def test_an_ensemble_and_its_saved_probabilities(trained, capsys):
     assert "give --data" in call(capsys, trained, "evaluate {f}/a.p.h5")[2]
     assert "images of 'val', not of these 96 of 'train'" in call(
         capsys, trained, "evaluate {f}/a.p.h5 --data {f}/squares.h5 --split train")[2]
+
+
+def test_images_are_seen_less_the_mean_that_the_net_was_trained_with(trained, capsys):
+    """A test set prepared by itself has another mean image."""
+    shutil.copy(trained / "squares.h5", trained / "other.h5")
+    with h5py.File(trained / "other.h5", "r+") as file:
+        file["mean"][...] = 255 - file["mean"][()]
+    errors = [json.loads(call(capsys, trained, f"evaluate {{a}} --data {{f}}/{name}.h5 --json")[1])
+              for name in ("squares", "other")]
+    assert errors[0] == errors[1]
 
 
 def test_tables_and_pictures(trained, capsys):

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from cpnet import scores
+from cpnet.checkpoint import Checkpoint
 from cpnet.commands.common import load, open_data
 from cpnet.errors import CpnetError
-from cpnet.evaluate import check_data, predict_split
+from cpnet.evaluate import predict_split, see_as_trained
 from cpnet.figures import draw_confusion, draw_predictions
 from cpnet.options import Parser, device_options, positive
 
@@ -32,21 +33,23 @@ def main(words):
     options = parser.parse(words)
     views = "centre crop" if options.crops == 1 else "ten crops"
     saved = {path: scores.load(path) for path in options.checkpoints}
-    networks = {path: load(path, options) for path in options.checkpoints if saved[path] is None}
-    trained_on = next((checkpoint.settings["data"] for checkpoint, _ in networks.values()), None)
+    trained_on = next((Checkpoint(path).settings["data"] for path in saved if saved[path] is None), None)
     if not (options.data or trained_on):
         raise CpnetError("give --data: files of probabilities do not hold the images that they are of")
     with open_data(options.data or trained_on) as dataset:
-        labels = dataset.split(options.split).labels
-        for _, network in networks.values():
-            check_data(network.table, dataset)
-        results = {}
-        for path in options.checkpoints:
+        labels, results = dataset.split(options.split).labels, {}
+        for path in options.checkpoints:  # mistakes first
             if saved[path] is None:
-                results[path] = predict_split(networks[path][1], dataset, options.split, crops=options.crops,
-                                              batch=options.batch, threads=options.loader_threads, progress=True)
+                see_as_trained(Checkpoint(path), dataset)
             else:
                 results[path] = check_saved(path, saved[path], options.split, labels)
+        for path in options.checkpoints:  # one net at a time is in memory
+            if saved[path] is None:
+                checkpoint, network = load(path, options)
+                see_as_trained(checkpoint, dataset)
+                results[path] = predict_split(network, dataset, options.split, crops=options.crops, batch=options.batch,
+                                              threads=options.loader_threads, progress=True)
+        results = {path: results[path] for path in options.checkpoints}
         rows = {path: scores.scores(each, labels) for path, each in results.items()}
         average = scores.mean(list(results.values()))
         if len(results) > 1:

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from cpnet.commands.common import load, open_data
-from cpnet.evaluate import check_data
+from cpnet.evaluate import see_as_trained
 from cpnet.features import extract, last_hidden
 from cpnet.options import Parser, device_options, positive
 
@@ -20,7 +20,7 @@ def main(words):
     checkpoint, network = load(options.checkpoint, options)
     made_from = f"{Path(options.checkpoint).resolve()}, step {checkpoint.state['step']}"
     with open_data(options.data) as dataset:
-        check_data(network.table, dataset)
+        see_as_trained(checkpoint, dataset)
         splits = options.splits.split(",") if options.splits else list(dataset.splits)
         extract(network, dataset, options.out, splits, made_from=made_from, batch=options.batch,
                 threads=options.loader_threads, progress=True)
