@@ -57,7 +57,7 @@ def _lines(axes, history, what):
         axes.axvline(epoch + 0.5, color="C3", linewidth=0.8, linestyle="--")
         axes.annotate(f"rate {rate:g} ", (epoch + 0.5, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
                       va="top", fontsize=8, color="C3")
-    axes.legend()
+    axes.legend(fontsize=9)
 
 
 @contextmanager

@@ -100,4 +100,4 @@ def snapshots(folder, checkpoint=None):
             kept[f"after epoch {int(path.stem)}"] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise CpnetError(f"{path}: cannot be read ({error})") from error
-    return kept or ({"as they are": checkpoint.arrays["values"]["conv1.weight"]} if checkpoint else {})
+    return kept or ({f"in {Path(checkpoint.path).name}": checkpoint.arrays["values"]["conv1.weight"]} if checkpoint else {})

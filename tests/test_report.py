@@ -133,7 +133,7 @@ def test_colour_one_column_one_epoch(here):
 def test_a_run_in_its_first_epoch(here, capsys):
     found = page("runs/new")
     assert found.text.count("No epoch is over yet.") == 2 and "checkpoint-last.h5: untrained" in found.text
-    assert any(alt.startswith("The 32 filters of conv1, 5×5 pixels, as they are") for alt in found.alts)
+    assert any(alt.startswith("The 32 filters of conv1, 5×5 pixels, in checkpoint-last.h5") for alt in found.alts)
     assert any("Confusion" in alt for alt in found.alts)
     (here / "runs/new/checkpoint-last.h5").unlink()
     (here / "runs/new/log.jsonl").unlink()
@@ -151,14 +151,15 @@ def test_a_data_set_that_has_moved(here):
     assert "moved.h5: 96 training" in found.text and "no longer there" not in found.text
 
 
-def test_names_are_text_and_not_html(here):
+def test_the_test_split_and_names_that_are_text_and_not_html(here):
     shutil.copy("squares.h5", "<b>&.h5")
     names = ["<script>alert(1)</script>", "$x^2$ & $y", "&lt;i&gt;", '"quoted"']
     with h5py.File("<b>&.h5", "r+") as file:
         del file["classes"]
         file["classes"] = names
-    found = page("runs/two", "--data", "<b>&.h5")
-    for name in (*names, "<b>&.h5"):
+        file.copy("val", "test")
+    found = page("runs/two", "--data", "<b>&.h5", "--split", "test")
+    for name in (*names, "<b>&.h5: 96 training, 40 validation, 40 test images", "Some of the test images", "this run, test"):
         assert name in found.text
     assert any(names[3] in alt for alt in found.alts)
 
