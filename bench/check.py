@@ -18,11 +18,11 @@ import torch
 from torch.nn import functional as F
 
 from bench import gpu
-from bench.machine import machine
 from bench.torch_alexnet import TorchAlexNet, load, masks, optimizer
 from cpnet.columns import devices
 from cpnet.launch import on_gpu, to_host
 from cpnet.layers import Pass
+from cpnet.machine import machine
 from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.ops import softmax

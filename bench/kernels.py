@@ -19,8 +19,8 @@ import numpy as np
 from bench import gpu
 from bench.contestant import batch
 from bench.launches import Recording, nowhere, record
-from bench.machine import machine
 from cpnet import columns, launch
+from cpnet.machine import machine
 from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.step import Step

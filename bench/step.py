@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from bench import gpu
 from bench.contestant import OURS, PEERS, environment
-from bench.machine import machine
+from cpnet.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not counted: memory, threads and compiled code settle

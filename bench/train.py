@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from bench import gpu
-from bench.machine import machine
 from cpnet import columns, launch, nets
 from cpnet.evaluate import Stopped, check_data
 from cpnet.graph import check
+from cpnet.machine import machine
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder
 from cpnet.train import Trainer

@@ -1,32 +1,75 @@
-"""Pictures of a run."""
+"""Pictures of a run. Each function writes one to `path`, which may be an open file."""
+import io
+import warnings
+from contextlib import contextmanager
+
 import matplotlib
 import numpy as np
 
+from cpnet.errors import CpnetError
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no screen)
+from matplotlib.colors import PowerNorm  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
 
-def curves(history, path):
-    """Training and validation error (top-1) over the epochs, with the drops of the learning rate, as a PNG at `path`."""
-    epochs = [line["epoch"] for line in history]
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.plot(epochs, [line["train_top1"] for line in history], color="0.55", label="training (cropped, with dropout)")
-    axes.plot(epochs, [line["val_top1"] for line in history], color="C0", marker="o", markersize=3, label="validation")
-    for before, after in zip(history, history[1:], strict=False):
-        if after["lr"] < before["lr"]:
-            axes.axvline(before["epoch"] + 0.5, color="C3", linewidth=0.8, linestyle="--")
-            axes.annotate(f" rate {after['lr']:g}", (before["epoch"] + 0.5, 1), xycoords=("data", "axes fraction"),
-                          va="top", fontsize=8, color="C3")
+def curves(history, path, *, size=(7, 4.2)):
+    """Training and validation error (top-1) over the epochs, with the drops of the learning rate, as a PNG at `path`.
+
+    history: the objects of log.jsonl, at least one. size: width, height in inches.
+    """
     best = min(history, key=lambda line: line["val_top1"])
-    axes.set(xlabel="epoch", ylabel="top-1 error", title=f"best validation error {best['val_top1']:.2%}, epoch {best['epoch']}")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with _over_epochs(history, path, size) as axes:
+        _lines(axes, history, "top1")
+        axes.set(ylabel="top-1 error", title=f"best validation error {best['val_top1']:.2%}, epoch {best['epoch']}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def losses(history, path, *, size=(7, 4.2)):
+    """Training and validation loss over the epochs, as `curves`."""
+    best = min(history, key=lambda line: line["val_loss"])
+    with _over_epochs(history, path, size) as axes:
+        _lines(axes, history, "loss")
+        axes.set(ylabel="loss", title=f"smallest validation loss {best['val_loss']:.3f}, epoch {best['epoch']}")
+
+
+def speed(history, path, *, size=(7, 4.2)):
+    """Training images per second over the epochs, as `curves`."""
+    middle = np.median([line["images_per_s"] for line in history])
+    with _over_epochs(history, path, size) as axes:
+        axes.plot([line["epoch"] for line in history], [line["images_per_s"] for line in history], color="C0", marker="o",
+                  markersize=3)
+        axes.set(ylabel="training images a second", title=f"median {middle:,.0f} images/s")
+
+
+def drops(history):
+    """[(the last epoch before the learning rate fell, the rate from then on)]."""
+    return [(before["epoch"], after["lr"]) for before, after in zip(history, history[1:], strict=False)
+            if after["lr"] < before["lr"]]
+
+
+def _lines(axes, history, what):
+    for part, name, colour in ("train", "training (cropped, with dropout)", "0.55"), ("val", "validation", "C0"):
+        axes.plot([line["epoch"] for line in history], [line[f"{part}_{what}"] for line in history], color=colour, marker="o",
+                  markersize=3, label=name)
+    for epoch, rate in drops(history):
+        axes.axvline(epoch + 0.5, color="C3", linewidth=0.8, linestyle="--")
+        axes.annotate(f"rate {rate:g} ", (epoch + 0.5, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
+                      va="top", fontsize=8, color="C3")
+    axes.legend(fontsize=9)
+
+
+@contextmanager
+def _over_epochs(history, path, size):
+    """Axes to draw on, of epochs against something that is not negative; then the picture is written."""
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    yield axes
+    axes.set(xlabel="epoch")
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_net(table, path):
@@ -34,7 +77,7 @@ def draw_net(table, path):
     its maps and size, arrows from what it reads."""
     rows = [(layer, out) for layer, shape, out in table.shapes() if layer.parameters(shape, table.columns)]
     after = _pooled(table)
-    figure, axes = plt.subplots(figsize=(1.45 * (len(rows) + 1), 1.0 + 1.35 * table.columns), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.45 * (len(rows) + 1), 0.4 + 1.35 * table.columns), layout="constrained")
     middle = (table.columns - 1) / 2
     lanes = {-1: [middle]}
     _box(axes, -1, middle, "image", _size(table.image), "0.92")
@@ -50,8 +93,7 @@ def draw_net(table, path):
                         "arrowstyle": "->", "color": "0.3" if own else "C3", "linewidth": 1})
     axes.set(xlim=(-1.6, len(rows) - 0.4), ylim=(table.columns - 0.35, -0.65))
     axes.set_axis_off()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _pooled(table):
@@ -67,8 +109,8 @@ def _pooled(table):
 
 def _box(axes, x, y, name, text, colour):
     axes.add_patch(plt.Rectangle((x - 0.4, y - 0.33), 0.8, 0.66, facecolor=colour, edgecolor="0.4"))
-    axes.text(x, y - 0.13, name, ha="center", va="center", fontsize=9, weight="bold")
-    axes.text(x, y + 0.12, text, ha="center", va="center", fontsize=7)
+    axes.text(x, y - 0.13, name, ha="center", va="center", fontsize=11, weight="bold")
+    axes.text(x, y + 0.12, text, ha="center", va="center", fontsize=9)
 
 
 def _size(shape):
@@ -89,8 +131,7 @@ def draw_neighbours(dataset, split, queries, found, path):
             place.set_title(_short(dataset.classes[label]), fontsize=7, color="C3" if label != own else "0.2")
         for side in row[0].spines.values():
             side.set(visible=True, linewidth=2, color="C0")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
@@ -111,8 +152,7 @@ def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
         for place, k in enumerate(best):
             bars.text(0.02, place, _short(classes[k]), va="center", fontsize=7.5)
         bars.set(xlim=(0, 1), ylim=(top - 0.4, -0.6))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _show(axes, image):
@@ -122,25 +162,47 @@ def _show(axes, image):
 
 
 def _short(name):
-    """The first of a class's names, cut to fit under an image."""
+    """The first of a class's names, cut to fit under an image. (Between two dollar signs Matplotlib would see a formula.)"""
     name = name.split(",")[0]
-    return name if len(name) <= 18 else name[:17] + "…"
+    return (name if len(name) <= 18 else name[:17] + "…").replace("$", r"\$")
 
 
 def draw_confusion(table, classes, path):
-    """How many images of class i (rows) were taken for class j, int (classes, classes), as a PNG at `path`."""
+    """How many images of class i (rows) were taken for class j, int (classes, classes), as a PNG at `path`. Of many classes
+    without names and numbers, and rare mistakes in stronger shades."""
     count = len(classes)
-    side = min(12, 3 + 0.45 * count)
+    few = count <= 30
+    side = min(12, 3 + 0.45 * count) if few else 7
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     share = table / table.sum(axis=1, keepdims=True).clip(1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(share, cmap="Blues", norm=PowerNorm(1 if few else 0.4, 0, 1))
     axes.set(xlabel="taken for", ylabel="is", title=f"error {1 - table.trace() / max(table.sum(), 1):.2%}")
-    if count <= 30:
+    if few:
         names = [_short(name) for name in classes]
         axes.set_xticks(range(count), names, rotation=60, ha="right")
         axes.set_yticks(range(count), names)
         for (i, j), number in np.ndenumerate(table):
             if number:
-                axes.text(j, i, f"{number}", ha="center", va="center", fontsize=7, color="w" if share[i, j] > 0.5 else "0.2")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+                axes.text(j, i, f"{number}", ha="center", va="center", fontsize=9 if count <= 12 else 7,
+                          color="w" if share[i, j] > 0.5 else "0.2")
+    _save(figure, path)
+
+
+def as_svg(draw, *arguments, **options):
+    """The picture that `draw(*arguments, path, **options)`, a function from here, makes, as an SVG file's bytes."""
+    content = io.BytesIO()
+    with matplotlib.rc_context({"savefig.format": "svg"}):
+        draw(*arguments, content, **options)
+    return content.getvalue()
+
+
+def _save(figure, path):
+    """Write the picture, and forget it. Raises CpnetError where the file cannot be written."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name of a script that the font lacks
+            figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise CpnetError(f"{path}: could not be written ({error.strerror})") from error
+    finally:
+        plt.close(figure)

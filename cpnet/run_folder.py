@@ -10,8 +10,11 @@ import numpy as np
 from cpnet.checkpoint import Checkpoint, write_atomically
 from cpnet.errors import CpnetError
 from cpnet.figures import curves
+from cpnet.machine import machine
 
 LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"
+SETTINGS = {"table", "data", "epochs", "batch", "lr", "momentum", "decay", "schedule", "seed", "mirror", "colour"}
+LOGGED = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_s", "seconds"}
 
 
 class RunFolder:
@@ -38,8 +41,11 @@ class RunFolder:
         self.write_settings(settings)
 
     def write_settings(self, settings):
-        """Write config.json."""
-        write_atomically(self.path / "config.json", json.dumps(settings, indent=2) + "\n")
+        """Write config.json: the settings, and under "started" on which machine and day the run began and went on each time."""
+        path = self.path / "config.json"
+        before = self._json(path, path.read_text()).get("started", []) if path.exists() else []
+        started = [*before, machine(settings.get("devices", "cpu"))]
+        write_atomically(path, json.dumps({**settings, "started": started}, indent=2) + "\n")
 
     def write_history(self, history):
         """Write the log, one object an epoch, and the curves. Both are made from the whole history: no line twice."""
@@ -47,6 +53,33 @@ class RunFolder:
         if history:
             curves(history, self.path / "curves.png")
 
+    def read(self):
+        """(what config.json says, the log's objects), at any time of the run. Raises CpnetError for what is not a run's."""
+        path, log = self.path / "config.json", self.path / "log.jsonl"
+        try:
+            settings = self._json(path, path.read_text())
+            lines = log.read_text().splitlines() if log.exists() else []  # there is none yet in a run's first moments
+        except FileNotFoundError:
+            raise CpnetError(f"{self.path}: is not the folder of a run: there is no {path.name} in it") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CpnetError(f"{self.path}: cannot be read as a run ({error})") from error
+        history = [self._json(f"{log}, line {number}", line) for number, line in enumerate(lines, 1)]
+        for place, keys, objects in (path, SETTINGS, [settings]), (log, LOGGED, history):
+            lacking = keys - set.intersection(keys, *map(set, objects))
+            if lacking:
+                raise CpnetError(f"{place}: has no {min(lacking)!r}: it was not written by this program")
+        return settings, history
+
+    @staticmethod
+    def _json(place, text):
+        """The object that a JSON text is. Raises CpnetError, naming its place, for any other."""
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise CpnetError(f"{place}: is damaged ({error})") from error
+        if not isinstance(found, dict):
+            raise CpnetError(f"{place}: is damaged: it holds no object")
+        return found
 
     def write_filters(self, epoch, weights):
         """Keep the first layer's weights (F, C, R, S) after this epoch: filters/NNN.npy."""

@@ -40,17 +40,18 @@ def confusion(probabilities, labels):
 
 def by_class(probabilities, labels, names):
     """A line for each class, the worst first: its error and what its images are most often taken for."""
-    table = confusion(probabilities, labels)
-    counts = table.sum(axis=1)
+    return "\n".join(f"{error:8.2%} of {count:>6,} {names[k]}"
+                     + f", most often taken for {names[other]} ({times})" * (times > 0)
+                     for k, error, count, other, times in class_errors(confusion(probabilities, labels)))
+
+
+def class_errors(table):
+    """Of a confusion table, for each class that has images, the worst first: (class, its error, how many images it has, the
+    other class that they are most often taken for, how many of them are)."""
+    counts, others = table.sum(axis=1), table - np.diag(table.diagonal())
     errors = 1 - table.diagonal() / np.maximum(counts, 1)
-    lines = []
-    for k in np.argsort(-errors, kind="stable"):
-        others = table[k].copy()
-        others[k] = 0
-        taken = f", most often taken for {names[others.argmax()]} ({others.max()})" if others.any() else ""
-        if counts[k]:
-            lines.append(f"{errors[k]:8.2%} of {counts[k]:>6,} {names[k]}{taken}")
-    return "\n".join(lines)
+    return [(int(k), float(errors[k]), int(counts[k]), int(others[k].argmax()), int(others[k].max()))
+            for k in np.argsort(-errors, kind="stable") if counts[k]]
 
 
 def tables(rows):

@@ -9,15 +9,19 @@ NUMBERS = 4, 5, 6  # the columns of text that are aligned to the right
 
 def summary(table, devices):
     """The Table `table` placed on `devices` as text: a line for each layer, the totals, and what each device holds."""
-    rows = [[*HEADER, *(f"column {column}" for column in range(1, table.columns + 1))]]
-    for layer, shape, out in table.shapes():
-        costs = _costs(layer, shape, out, table.columns)
-        rows.append([layer.name, kind(layer), layer.reads if costs[1] else "", "×".join(map(str, out)),
-                     *(f"{cost:,}" if cost else "" for cost in costs), *_maps(layer, out, table.columns)])
-    rows.append(["total", "", "", "", *(f"{total:,}" for total in totals(table)), *[""] * table.columns])
     title = (f"{table.settings['name']}, profile {table.settings['profile']}: images of {'×'.join(map(str, table.image))}, "
              f"{table.settings['classes']:,} classes")
-    return "\n".join([title, "", *_aligned(rows), "", *_devices(table, devices)])
+    return "\n".join([title, "", *_aligned(rows(table)), "", *_devices(table, devices)])
+
+
+def rows(table):
+    """The table as texts: a header, a row for each layer, the totals."""
+    lines = [[*HEADER, *(f"column {column}" for column in range(1, table.columns + 1))]]
+    for layer, shape, out in table.shapes():
+        costs = _costs(layer, shape, out, table.columns)
+        lines.append([layer.name, kind(layer), layer.reads if costs[1] else "", "×".join(map(str, out)),
+                      *(f"{cost:,}" if cost else "" for cost in costs), *_maps(layer, out, table.columns)])
+    return [*lines, ["total", "", "", "", *(f"{total:,}" for total in totals(table)), *[""] * table.columns]]
 
 
 def totals(table):

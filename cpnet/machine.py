@@ -1,4 +1,4 @@
-"""What figures depend on: the machine and the versions, for the JSON of every bench."""
+"""What figures depend on: the machine and the versions, as every run and every bench records them."""
 import importlib.metadata
 import os
 import platform
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from cpnet import launch
+
 
 def machine(devices="cpu"):
     """A dictionary: CPU, cores, versions, date; with GPUs the card, its driver, and CUDA's and CuPy's versions too."""
@@ -20,7 +22,7 @@ def machine(devices="cpu"):
                    for pool in threadpool_info() if pool["user_api"] == "blas"})
     return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__,
             "blas": ", ".join(blas), "torch": version("torch"), "date": time.strftime("%Y-%m-%d"),
-            **({} if devices == "cpu" else card(int(devices.split(",")[0])))}
+            **({} if devices.startswith("cpu") else card(int(devices.split(",")[0])))}
 
 
 def version(package):
@@ -33,7 +35,6 @@ def version(package):
 
 def card(number):
     """What GPU `number` is."""
-    from cpnet import launch
     gpus = launch.gpus()
     driver = ""
     if shutil.which("nvidia-smi"):
