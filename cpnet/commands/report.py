@@ -9,6 +9,7 @@ from cpnet.checkpoint import Checkpoint, write_atomically
 from cpnet.commands import train
 from cpnet.commands.common import load
 from cpnet.errors import CpnetError
+from cpnet.evaluate import see_as_trained
 from cpnet.options import Parser, device_options, positive
 from cpnet.report import report
 from cpnet.report_facts import Run, look, snapshots
@@ -50,6 +51,7 @@ def main(words):
     else:
         with Dataset(data) as dataset:
             network = load(path, options)[1]
+            see_as_trained(checkpoint, dataset)
             looked = look(network, dataset, options.split, sample=options.sample, batch=options.batch,
                           threads=options.loader_threads, progress=True)
             content = report(run, command(run), looked, "")
