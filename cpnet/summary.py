@@ -12,7 +12,7 @@ def summary(table, devices):
     rows = [[*HEADER, *(f"column {column}" for column in range(1, table.columns + 1))]]
     for layer, shape, out in table.shapes():
         costs = _costs(layer, shape, out, table.columns)
-        rows.append([layer.name, kind(layer), layer.reads if costs[1] else "", "×".join(map(str, out)),
+        rows.append([layer.name, kind(layer), layer.reads if costs[1] or layer.reads == "all" else "", "×".join(map(str, out)),
                      *(f"{cost:,}" if cost else "" for cost in costs), *_maps(layer, out, table.columns)])
     rows.append(["total", "", "", "", *(f"{total:,}" for total in totals(table)), *[""] * table.columns])
     title = (f"{table.settings['name']}, profile {table.settings['profile']}: images of {'×'.join(map(str, table.image))}, "

@@ -35,7 +35,7 @@ def main(words):
     networks = {path: load(path, options) for path in options.checkpoints if saved[path] is None}
     trained_on = next((checkpoint.settings["data"] for checkpoint, _ in networks.values()), None)
     if not (options.data or trained_on):
-        raise CpnetError("give --data: files of probabilities do not hold the images that they are of")
+        raise CpnetError("give --data: neither files of probabilities nor imported nets name the images to look at")
     with open_data(options.data or trained_on) as dataset:
         labels = dataset.split(options.split).labels
         for _, network in networks.values():
