@@ -164,6 +164,7 @@ def changed(folder, tmp_path, edit=None, **changes):
     ({"fc7.bias": np.full(1024, "a")}, "fc7.bias holds values that are not finite"),
     ({"fc7.bias": np.array([None] * 1024)}, "fc7.bias: it is pickled, which this program never reads"),
     ({"fc7.bias": np.zeros(9)}, "fc7.bias is (9,) there, (1024,) in the net"),
+    ({"fc9.bias": np.zeros(9)}, "fc9.bias is only in the file"),
     ({"fc7.bias": None}, "fc7.bias is only in the net")], ids=str)
 def test_arrays_that_do_not_fit(folder, tmp_path, error_of, changes, message):
     assert message in error_of("changed.npz", changed(folder, tmp_path, **changes))

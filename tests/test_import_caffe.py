@@ -111,8 +111,6 @@ def test_an_imported_checkpoint(torch, files, tmp_path, monkeypatch, capsys):
     checkpoint = Checkpoint(out)
     np.testing.assert_array_equal(checkpoint.arrays["values"]["fc7.weight"], 2 * weights["fc7.0"])
     np.testing.assert_array_equal(checkpoint.mean, np.load("mean.npy")[::-1].astype(np.float32))
-    assert command_line.main(["evaluate", str(out)]) == 1
-    assert "give --data" in capsys.readouterr().err
 
 
 # What does not fit
