@@ -182,6 +182,13 @@ def test_descriptions_that_do_not_fit(folder, tmp_path, error_of, change, messag
     assert message in error_of("changed.npz", changed(folder, tmp_path, change))
 
 
+def test_the_checkpoint_is_not_overwritten(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as exit:
+        command_line.main(["export", "net.h5", "./net.h5"])
+    assert exit.value.code == 2 and "./net.h5 is the checkpoint itself" in capsys.readouterr().err
+
+
 def test_a_missing_package_is_named(folder, monkeypatch, capsys):
     for module, form in ("safetensors.numpy", "safetensors"), ("onnx", "onnx"):
         monkeypatch.setitem(__import__("sys").modules, module, None)

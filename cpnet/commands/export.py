@@ -17,6 +17,8 @@ def main(words):
     parser.add_argument("--fold-dropout", action="store_true",
                         help="multiply dropout's 0.5 at test into the weights that follow (ONNX files always have it there)")
     options = parser.parse(words)
+    if Path(options.out).resolve() == Path(options.checkpoint).resolve():
+        parser.error(f"{options.out} is the checkpoint itself, which would be lost")
     suffix = Path(options.out).suffix[1:]
     trained = from_checkpoint(options.checkpoint)
     match options.format or (suffix if suffix in FORMATS else "npz"):
