@@ -31,7 +31,7 @@ class TorchAlexNet(nn.Module):
         (which multiplies by 2 in training and by 1 at test)."""
         alpha = self.profile.lrn_alpha
         x = self.conv1(F.pad(x, (0, 3, 0, 3)))  # the last window hangs over the right and lower edge by 3 pixels
-        if self.profile.relu_first:
+        if self.profile.block1 == "act lrn pool":
             x = F.max_pool2d(self.lrn(F.relu(x), alpha), 3, 2)
         else:
             x = F.relu(F.max_pool2d(self.lrn(x, alpha), 3, 2))

@@ -71,35 +71,39 @@ class Checkpoint:
     def restore(self, network, kinds=KINDS):
         """Give `network` the arrays. Raises CpnetError, naming the first difference, for a checkpoint of another net."""
         for kind in kinds:
-            check_arrays(self.path, self.arrays[kind], network)
+            check_arrays(self.path, self.arrays[kind], network.parameters)
             for name, array in self.arrays[kind].items():
                 network.set(kind, name, array)
 
     def initialise(self, network, replace=()):
         """Give `network` the trained values, but for the layers named in `replace`, which keep the values they have.
 
-        Raises CpnetError for a layer that the net does not have, and for arrays that do not fit and are not replaced.
+        Raises CpnetError for a layer that the net does not have, for arrays that do not fit and are not replaced, and for a
+        net of another profile, in which weights of the same shapes mean something else.
         """
+        profile = self.settings["table"]["profile"]
+        if profile != network.table.settings["profile"]:
+            raise CpnetError(f"{self.path}: was trained with --profile {profile}: give that")
         unknown = set(replace) - {name.rpartition(".")[0] for name in network.parameters}
         if unknown:
             raise CpnetError(f"--replace {min(unknown)}: the net has no such layer with weights")
         fresh = {name: network.get("values", name) for name in network.parameters if name.rpartition(".")[0] in replace}
         trained = {name: array for name, array in self.arrays["values"].items() if name.rpartition(".")[0] not in replace}
         try:
-            check_arrays(self.path, fresh | trained, network)
+            check_arrays(self.path, fresh | trained, network.parameters)
         except CpnetError as error:
             raise CpnetError(f"{error}; --replace LAYER starts a layer afresh") from None
         for name, array in trained.items():
             network.set("values", name, array)
 
 
-def check_arrays(path, arrays, network):
-    """Raises CpnetError unless the arrays read from `path` are the net's parameters: names, shapes, finite values."""
-    for name in sorted({*arrays, *network.parameters}):
-        if name not in arrays or name not in network.parameters:
+def check_arrays(path, arrays, parameters):
+    """Raises CpnetError unless the arrays read from `path` are the net's `parameters`: names, shapes, finite values."""
+    for name in sorted({*arrays, *parameters}):
+        if name not in arrays or name not in parameters:
             raise CpnetError(f"{path}: is of another net: {name} is only in {'the file' if name in arrays else 'the net'}")
-        if arrays[name].shape != network.parameters[name].shape:
+        if arrays[name].shape != parameters[name].shape:
             raise CpnetError(f"{path}: is of another net: {name} is {arrays[name].shape} there, "
-                             f"{network.parameters[name].shape} in the net")
-        if not np.isfinite(arrays[name]).all():
+                             f"{parameters[name].shape} in the net")
+        if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
             raise CpnetError(f"{path}: {name} holds values that are not finite")

@@ -18,7 +18,7 @@ class Stopped(Exception):
 def check_data(table, dataset):
     """Raises CpnetError unless the net can see and name this data set's images."""
     size, crop = (dataset.channels, dataset.height, dataset.width), table.image
-    if crop[0] != size[0] or crop[1] != nets.crop_size(min(size[1:])):
+    if crop[0] != size[0] or crop[1] != nets.crop_size(min(size[1:]), table.settings["profile"]):
         raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, size))}, "
                          f"the net was made for crops of {'×'.join(map(str, crop))} pixels")
     if len(dataset.classes) != table.settings["classes"]:

@@ -9,6 +9,9 @@ where its own backward needs nothing else (ReLU and dropout do), and any layer m
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
+from cpnet import launch
 from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool
 
 
@@ -43,7 +46,8 @@ class Layer:
     fused = False  # of a convolution and the ReLU right above it: the convolution does both, which saves a pass each way
 
     # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
-    # in the whole layer; index, its place in the table; values and gradients, its parameters' arrays by name.
+    # in the whole layer; units, how many it has; index, its place in the table; values and gradients, its parameters' arrays
+    # by name.
 
     def out_shape(self, shape):
         """The shape of an image's output for an input of `shape`."""
@@ -201,21 +205,32 @@ class Tanh(Layer):
 
 @dataclass
 class LRN(Layer):
-    """Local response normalization within each column; `alpha` is the formula's."""
+    """Local response normalization within each column, or, reading "all", across their borders; `alpha` is the formula's."""
     k: float = 2.0
     n: int = 5
     alpha: float = 1e-4
     beta: float = 0.75
+    reads: str = "column"
 
     def _constants(self):
-        return {"k": self.k, "n": self.n, "alpha": self.alpha, "beta": self.beta, "groups": self.columns}
+        return {"k": self.k, "n": self.n, "alpha": self.alpha, "beta": self.beta,
+                "groups": self.columns if self.reads == "column" else 1}
 
     def forward(self, x, run):
         self.x = x
-        return lrn.lrn_forward(x, **self._constants(), out=self.buffer("y", x.shape, x.dtype))
+        y = lrn.lrn_forward(x, **self._constants(), out=self.buffer("y", x.shape, x.dtype))
+        return y if self.reads == "column" else self._own(y)
 
     def backward(self, d_y):
+        if len(d_y) < len(self.x):  # the other devices' outputs are nothing to this one's loss
+            d_own, d_y = d_y, self.buffer("d_y", self.x.shape, d_y.dtype)
+            launch.assign(d_y, np.zeros(d_y.shape, d_y.dtype))
+            launch.copy([(self._own(d_y), d_own)])
         return lrn.lrn_backward(d_y, self.x, **self._constants(), out=d_y)
+
+    def _own(self, maps):
+        """Of all columns' maps, those that are this device's."""
+        return maps[self.first_unit:self.first_unit + self.units]
 
 
 @dataclass

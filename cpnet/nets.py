@@ -14,17 +14,26 @@ from cpnet.ops.pool import pool_size
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the paper and the code its authors ran differ."""
+    """Where the paper, the code its authors ran, and Caffe's two versions of the net differ."""
     middle_std: float = 0.01  # of the weights of conv3, conv4 and conv5
     bias_rate: float = 1.0  # the biases' learning rate, in units of the weights'
-    lrn_alpha: float = 1e-4  # the formula's; the code's 1e-4 was divided by n = 5
-    relu_first: bool = True  # block 1 is conv, ReLU, LRN, pool; in the code conv, LRN, pool, ReLU
+    lrn_alpha: float = 1e-4  # the formula's; the code's 1e-4 was divided by n = 5, and so is Caffe's
+    lrn_k: float = 2.0
+    lrn_reads: str = "column"  # or "all": Caffe normalises across the border between the columns
+    block1: str = "act lrn pool"  # what follows conv1, in order; act: the nonlinearity
+    block2: str = "act lrn pool"  # what follows conv2
+    crop: tuple = (7, 8)  # a crop's side, as a share of the image's: 224 of 256
     schedule: str = "plateau"
     epochs: int = 90
 
 
+# The last two are for weights trained in Caffe (import_caffe.py): what they compute is Caffe's, how they start is the paper's.
+CAFFE = Profile(bias_rate=2.0, lrn_alpha=2e-5, lrn_k=1.0, lrn_reads="all", crop=(227, 256))
 PROFILES = {"paper": Profile(),
-            "as-run": Profile(middle_std=0.03, bias_rate=2.0, lrn_alpha=2e-5, relu_first=False, schedule="25,51,79", epochs=91)}
+            "as-run": Profile(middle_std=0.03, bias_rate=2.0, lrn_alpha=2e-5, block1="lrn pool act", schedule="25,51,79",
+                              epochs=91),
+            "caffe-alexnet": CAFFE,
+            "caffenet": replace(CAFFE, block1="act pool lrn", block2="act pool lrn")}
 
 
 def alexnet(image, classes, profile, act, norm, *, columns=2, sixth=False):
@@ -37,8 +46,9 @@ def alexnet(image, classes, profile, act, norm, *, columns=2, sixth=False):
     share = columns / 2  # one column alone has half of the kernels in conv1 to conv4, but not in conv5 (footnote 2)
     return [
         Conv("conv1", int(96 * share), 11, stride=4, pad=(0, 3), reads="all", **trained),
-        *_in_order(profile, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
-        Conv("conv2", int(256 * share), 5, pad=2, bias=1, **trained), act("conv2"), *norm("conv2"), MaxPool("conv2 pool"),
+        *_in_order(profile.block1, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
+        Conv("conv2", int(256 * share), 5, pad=2, bias=1, **trained),
+        *_in_order(profile.block2, act("conv2"), norm("conv2"), MaxPool("conv2 pool")),
         Conv("conv3", int(384 * share), 3, pad=1, reads="all", std=middle, **trained), act("conv3"),
         Conv("conv4", int(384 * share), 3, pad=1, std=middle, bias=1, **trained), act("conv4"),
         Conv("conv5", 256, 3, pad=1, std=middle, bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
@@ -66,9 +76,9 @@ def mini(image, classes, profile, act, norm, *, columns=2, sixth=False):
         final = pool_size(final, 3, 2, True)
     return [
         Conv("conv1", first, 5, pad=2, reads="all", std=std(0.01, 363, 25 * image[0]), **trained),
-        *_in_order(profile, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
-        Conv("conv2", second, 5, pad=2, std=std(0.01, 1200, 400), bias=1, **trained), act("conv2"), *norm("conv2"),
-        MaxPool("conv2 pool"),
+        *_in_order(profile.block1, act("conv1"), norm("conv1"), MaxPool("conv1 pool")),
+        Conv("conv2", second, 5, pad=2, std=std(0.01, 1200, 400), bias=1, **trained),
+        *_in_order(profile.block2, act("conv2"), norm("conv2"), MaxPool("conv2 pool")),
         Conv("conv3", third, 3, pad=1, reads="all", std=std(0.03, 2304, 9 * second), **trained), act("conv3"),
         Conv("conv4", third, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv4"),
         Conv("conv5", 64, 3, pad=1, std=std(0.03, 1728, 432), bias=1, **trained), act("conv5"), MaxPool("conv5 pool"),
@@ -134,6 +144,11 @@ class Table:
             yield layer, shape, out
             shape = out
 
+    def parameters(self):
+        """The whole net's Parameters by name, such as "conv1.weight"."""
+        return {f"{layer.name}.{key}": parameter for layer, shape, _ in self.shapes()
+                for key, parameter in layer.parameters(shape, self.columns).items()}
+
 
 def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="relu", lrn=True, pool="3x3s2", dropout=True,
           exchange=True, drop_layer=None):
@@ -152,7 +167,8 @@ def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="
     unit = choose(activation, {"relu": ReLU, "tanh": Tanh}, "activation")
     layers = net.layers(tuple(image), classes, choice,
                         lambda name: unit(f"{name} {activation}"),
-                        lambda name: [LRN(f"{name} lrn", alpha=choice.lrn_alpha)] if lrn else [])
+                        lambda name: [LRN(f"{name} lrn", k=choice.lrn_k, alpha=choice.lrn_alpha,
+                                          reads=choice.lrn_reads)] if lrn else [])
     if choose(pool, POOLS, "pool") != POOLS["3x3s2"]:
         layers = [replace(layer, **POOLS[pool]) if isinstance(layer, Pool) else layer for layer in layers]
     if not dropout:
@@ -191,10 +207,12 @@ def choose(value, options, what):
     raise CpnetError(f"{what} {value!r} does not exist: did you mean {near[0]!r}? There are {', '.join(options)}.")
 
 
-def crop_size(size):
-    """Side of the crops taken from images of `size` pixels: 224 of 256; in proportion 24 of 28 and 28 of 32."""
-    return size * 7 // 8
+def crop_size(size, profile="paper"):
+    """Side of the crops taken from images of `size` pixels: 224 of 256 (Caffe's profiles: 227), in proportion of others."""
+    share, whole = PROFILES[profile].crop
+    return size * share // whole
 
 
-def _in_order(profile, act, norm, pool):
-    return [act, *norm, pool] if profile.relu_first else [*norm, pool, act]
+def _in_order(order, act, norm, pool):
+    layers = {"act": [act], "lrn": norm, "pool": [pool]}
+    return [layer for step in order.split() for layer in layers[step]]

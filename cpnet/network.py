@@ -39,8 +39,7 @@ class Network:
     def __init__(self, table, devices, *, seed=0, dtype=np.float32):
         self.table, self.devices, self.seed, self.dtype = table, devices, seed, np.dtype(dtype)
         self.parts = [self._copies(index, *row) for index, row in enumerate(table.shapes())]
-        self.parameters = {f"{layer.name}.{key}": parameter for layer, shape, _ in table.shapes()
-                           for key, parameter in layer.parameters(shape, table.columns).items()}
+        self.parameters = table.parameters()
         self.segments = [self._segments(d) for d in range(len(devices))]
         self.rules = [sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
                       for segments in self.segments]
@@ -59,7 +58,8 @@ class Network:
         for d, part in enumerate(copies):
             part.device, part.index, part.input_gradient = self.devices[d], index, index > 0
             part.columns = self.table.columns // len(self.devices)
-            part.first_unit = d * (out_shape[0] // count)
+            part.units = out_shape[0] // count
+            part.first_unit = d * part.units
             part.values, part.gradients = {}, {}
             part.fused = self._fused(index) or index > 0 and self._fused(index - 1)
         return copies

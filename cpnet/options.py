@@ -58,7 +58,8 @@ def net_options(parser):
     """Options that choose a net."""
     parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-one-column, mini-conv6, "
                                       "four-layer (default: by the images)")
-    parser.add_argument("--profile", default="paper", help="paper, or as-run: what the authors' own code did otherwise")
+    parser.add_argument("--profile", default="paper", help="paper; as-run: what the authors' own code did otherwise; "
+                                                               "caffe-alexnet, caffenet: for weights from Caffe")
     parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
     parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
     parser.add_argument("--pool", default="3x3s2", help="windows of 3×3, 2 apart, or 2x2s2, which do not overlap")

@@ -2,7 +2,6 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
-from cpnet.nets import crop_size
 from data.image import load_image
 
 
@@ -24,7 +23,7 @@ def predict(network, mean, classes, paths, *, top=5, batch=32):
     results = []
     for start in range(0, len(paths), batch):
         some = paths[start:start + batch]
-        chances = probabilities(network, load_crops(some, mean, crop_size(mean.shape[1])))
+        chances = probabilities(network, load_crops(some, mean, network.table.image[1]))
         for path, chance in zip(some, chances.T, strict=True):
             best = np.argsort(-chance, kind="stable")[:top]
             results.append({"image": str(path), "predictions": [

@@ -19,7 +19,7 @@ def rows(table):
     lines = [[*HEADER, *(f"column {column}" for column in range(1, table.columns + 1))]]
     for layer, shape, out in table.shapes():
         costs = _costs(layer, shape, out, table.columns)
-        lines.append([layer.name, kind(layer), layer.reads if costs[1] else "", "×".join(map(str, out)),
+        lines.append([layer.name, kind(layer), layer.reads if costs[1] or layer.reads == "all" else "", "×".join(map(str, out)),
                       *(f"{cost:,}" if cost else "" for cost in costs), *_maps(layer, out, table.columns)])
     return [*lines, ["total", "", "", "", *(f"{total:,}" for total in totals(table)), *[""] * table.columns]]
 

@@ -1,5 +1,7 @@
 """What tests of training share: a small data set of shapes that a net can learn, and runs of the command line."""
+import importlib
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -7,10 +9,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from PIL import Image
 
 from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import State, Trainer
 from data.moments import Statistics
@@ -134,3 +138,32 @@ def assert_same_arrays(one, other):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def optional(name):
+    """A package that only one command or test needs: optional on a laptop, required where CI is set."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{error}: pip install {name.partition('.')[0]}")
+
+
+def lively(table, images, *, dtype=np.float32, seed=2):
+    """A Network of `table` whose signal neither fades nor explodes on the way up, and whose logits for `images` (C, H, W, N)
+    differ by about 2 from image to image, so that an error anywhere shows in the probabilities."""
+    network = Network(table, devices("cpu", table.columns), seed=seed, dtype=dtype)
+    rng = np.random.default_rng(seed)
+    for name, parameter in network.parameters.items():
+        if parameter.std:
+            gain = np.sqrt(2 / np.prod(parameter.shape[1:])) / parameter.std
+            network.set("values", name, gain * network.get("values", name))
+        else:
+            network.set("values", name, 0.3 * rng.standard_normal(parameter.shape))
+    first, last = table.layers[0].name, table.layers[-1].name
+    if table.settings["activation"] == "tanh":  # not saturated by pixels: that would make much of a rounding error
+        network.set("values", f"{first}.weight", network.get("values", f"{first}.weight") / 50)
+    logits = network.forward(images)
+    scale = 2 / np.ptp(logits, axis=1).mean()
+    network.set("values", f"{last}.bias", -scale * logits.mean(axis=1))
+    network.set("values", f"{last}.weight", scale * network.get("values", f"{last}.weight"))
+    return network

@@ -44,8 +44,8 @@ def wide(table):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("columns, counts, options, images", [
     (2, [2], {}, 5), (2, [2], {"profile": "as-run"}, 4), (2, [2], {"activation": "tanh", "lrn": False}, 3), (2, [2], {}, 1),
-    (2, [2], {"exchange": False}, 3), (2, [2], {"drop_layer": "conv3"}, 3),
-    (4, [2, 4], {}, 2)], ids=str)
+    (2, [2], {"profile": "caffenet"}, 3), (2, [2], {"exchange": False}, 3), (2, [2], {"drop_layer": "conv3"}, 3),
+    (4, [2, 4], {}, 2), (4, [2, 4], {"profile": "caffe-alexnet"}, 2)], ids=str)
 def test_placements_agree(rng, dtype, columns, counts, options, images):
     table = wide(replace(build("mini", (3, 18, 18), 10, **options), columns=columns))
     x = (40 * rng.standard_normal((3, 18, 18, images))).astype(dtype)

@@ -35,7 +35,7 @@ def main(words):
     saved = {path: scores.load(path) for path in options.checkpoints}
     trained_on = next((Checkpoint(path).settings["data"] for path in saved if saved[path] is None), None)
     if not (options.data or trained_on):
-        raise CpnetError("give --data: files of probabilities do not hold the images that they are of")
+        raise CpnetError("give --data: neither files of probabilities nor imported nets name the images to look at")
     with open_data(options.data or trained_on) as dataset:
         labels, results = dataset.split(options.split).labels, {}
         for path in options.checkpoints:  # mistakes first

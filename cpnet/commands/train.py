@@ -105,7 +105,7 @@ def main(words, description=__doc__):
 def new_settings(options, dataset):
     """All that a run is made of, as config.json and the checkpoints keep it."""
     profile = nets.choose(options.profile, nets.PROFILES, "profile")
-    crop = nets.crop_size(min(dataset.height, dataset.width))
+    crop = nets.crop_size(min(dataset.height, dataset.width), options.profile)
     name = options.net or ("alexnet" if crop >= nets.NETS["alexnet"].smallest else "mini")
     table = nets.build(name, (dataset.channels, crop, crop), len(dataset.classes), **net_settings(options))
     chosen = {"lr": options.lr or table.rate, "epochs": profile.epochs if options.epochs is None else options.epochs,
