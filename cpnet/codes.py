@@ -4,7 +4,7 @@ to short binary codes".
     vector → linear, tanh → linear, sign: the code → linear, tanh → linear → the vector again
 
 trained to give back what it was given, by the project's layers and update rule. The sign is taken in training too, so that what
-comes after it learns from the very bits that will be stored; backward takes tanh's slope for it (layers.Sign). The vectors
+comes after it learns from the very bits that will be stored; backward takes tanh's slope for it. The vectors
 are centred and brought to a variance of 1 on average.
 
 A codes file is HDF5: attributes format, version, source (the vectors' file), kind ("features" or "pixels"), bits; for each
@@ -21,9 +21,10 @@ from cpnet.checkpoint import Checkpoint, save, write_atomically
 from cpnet.errors import CpnetError
 from cpnet.features import ahead
 from cpnet.launch import to_host
-from cpnet.layers import Linear, Pass, Sign, Tanh
+from cpnet.layers import Layer, Linear, Pass, Tanh
 from cpnet.nets import Table
 from cpnet.network import Network
+from cpnet.ops import pointwise
 from cpnet.ops.squared_error import squared_error_backward, squared_error_forward
 from data.order import WINDOW, epoch_order
 
@@ -41,6 +42,18 @@ def auto_encoder(width, hidden, bits):
               Linear("decode", hidden, std=std(bits)), Tanh("decode tanh"),
               Linear("vector", width, std=std(hidden), undivided=True)]
     return Table({}, (width,), 1, layers, 0.0, 0.0)
+
+
+class Sign(Layer):
+    """A binary code: 1 where x > 0, else −1, written over x. Backward is tanh's: the layers below learn to put x on the right
+    side of 0, while the layers above never see anything but bits."""
+
+    def forward(self, x, run):
+        self.tanh = pointwise.tanh_forward(x, out=self.buffer("tanh", x.shape, x.dtype))
+        return pointwise.sign(x, out=x)
+
+    def backward(self, d_y):
+        return pointwise.tanh_backward(d_y, self.tanh, out=d_y)
 
 
 class Coder:

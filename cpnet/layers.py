@@ -200,19 +200,6 @@ class Tanh(Layer):
 
 
 @dataclass
-class Sign(Layer):
-    """A binary code: 1 where x > 0, else −1. Backward passes the gradient on as if this had been tanh: the layers below
-    learn to put x on the right side of 0, the layers above never see anything but bits."""
-
-    def forward(self, x, run):
-        self.tanh = pointwise.tanh_forward(x, out=self.buffer("tanh", x.shape, x.dtype))
-        return pointwise.sign(x, out=x)
-
-    def backward(self, d_y):
-        return pointwise.tanh_backward(d_y, self.tanh, out=d_y)
-
-
-@dataclass
 class LRN(Layer):
     """Local response normalization within each column; `alpha` is the formula's."""
     k: float = 2.0
