@@ -30,6 +30,7 @@ from data.order import WINDOW, epoch_order
 
 FORMAT, VERSION = "cpnet-codes", 1
 MOMENTUM = 0.9
+DIVERGED = 100  # times the variance: a reconstruction error of more than this does not come down again
 
 
 def auto_encoder(width, hidden, bits):
@@ -101,7 +102,8 @@ class Coder:
 
     def _epoch(self, epoch):
         settings, loss = self.settings, 0.0
-        rate = settings["rate"] / self.width * (1 - epoch / settings["epochs"])  # the curvature grows with the width
+        # What a step changes grows with the number of inputs of the widest layer.
+        rate = settings["rate"] / max(self.width, settings["hidden"]) * (1 - epoch / settings["epochs"])
         order = epoch_order(len(self.rows), settings["seed"], epoch, "blocks")
         windows = [order[start:start + WINDOW] for start in range(0, len(order), WINDOW)]
         with tqdm(total=len(order), unit=" vectors", desc=f"epoch {epoch + 1}", leave=False, disable=not self.progress) as bar:
@@ -109,10 +111,13 @@ class Coder:
             for window, block in zip(windows, ahead(lambda window: self.rows[np.sort(window)], windows), strict=True):
                 places = np.searchsorted(np.sort(window), window)
                 for start in range(0, len(window), settings["batch"]):
-                    loss += self._step(block[places[start:start + settings["batch"]]], rate)
-                    bar.update(min(settings["batch"], len(window) - start))
-                if not np.isfinite(loss):
-                    raise CpnetError(f"the loss is {loss} in epoch {epoch + 1}: try a smaller --rate than {settings['rate']:g}")
+                    chosen = block[places[start:start + settings["batch"]]]
+                    here = self._step(chosen, rate)
+                    if not self._share(here, len(chosen)) <= DIVERGED:
+                        raise CpnetError(f"epoch {epoch + 1}: the reconstruction error is {self._share(here, len(chosen)):.0%} "
+                                         f"of the variance: try a smaller --rate than {settings['rate']:g}")
+                    loss += here
+                    bar.update(len(chosen))
         return self._share(loss, len(order))
 
     def _step(self, vectors, rate):

@@ -14,7 +14,6 @@ from cpnet.ops.nearest import euclidean_keys, hamming_keys, smallest, square_sum
 
 BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 1 << 13  # of what is searched, read at a time
 KEYS_CPU, KEYS_GPU = 1 << 17, 1 << 26  # keys of a task, some of the queries against a block: on a CPU they stay in the cache
-NO_KEY = np.uint64(2**64 - 1)
 CPU = Device()
 
 
@@ -61,7 +60,8 @@ def _search(queries, rows, k, row_bytes, device, prepare, keys):
     gpu = on_gpu(queries)
     parts = [(number, slice(*part)) for number, part in
              enumerate(chunks(len(queries), max(1, (KEYS_GPU if gpu else KEYS_CPU) // step)))]
-    best = [device.put(np.full((part.stop - part.start, k), NO_KEY)) for _, part in parts]
+    none = ~np.arange(k, dtype=np.uint64)  # larger than any key, and, as keys must be, all different
+    best = [device.put(np.tile(none, (part.stop - part.start, 1))) for _, part in parts]
     blocks = chunks(len(rows), step)
     for (first, _), block in zip(blocks, ahead(lambda block: rows[slice(*block)], blocks), strict=True):
         prepared = prepare(block)

@@ -14,7 +14,7 @@ def main(words):
     parser.add_argument("--hidden", type=positive, default=512, help="neurons between vector and code, on both sides")
     parser.add_argument("--epochs", type=positive, default=5, help="passes over the training split")
     parser.add_argument("--batch", type=positive, default=128, help="vectors a step")
-    parser.add_argument("--rate", type=above_zero, default=1.0, help="of learning, times the vectors' length; falls to 0")
+    parser.add_argument("--rate", type=above_zero, default=1.0, help="of learning, times the widest layer; falls to 0")
     parser.add_argument("--seed", type=whole, default=0, help="of the weights and the order")
     one_device_options(parser)
     options = parser.parse(words)

@@ -68,7 +68,8 @@ def _keys(distances, first):
 
 
 def smallest(keys, best, k):
-    """keys (Q, N) and best (Q, M), both uint64, k ≤ N + M → (Q, k): the smallest of both, in order. `keys` may be lost."""
+    """keys (Q, N) and best (Q, M), uint64, no two of a row equal, k ≤ N + M → (Q, k): the smallest of both, in order. `keys`
+    may be lost."""
     if not on_gpu(keys):
         if keys.shape[1] > k:
             keys.partition(k - 1, axis=1)
