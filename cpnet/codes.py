@@ -1,5 +1,5 @@
-"""Short binary codes of vectors (section 7): "it could be made efficient by training an auto-encoder to compress these vectors
-to short binary codes".
+"""Short binary codes of vectors (section 6.1). Search "could be made efficient by training an auto-encoder to compress these
+vectors to short binary codes".
 
     vector → linear, tanh → linear, sign: the code → linear, tanh → linear → the vector again
 

@@ -1,4 +1,4 @@
-"""Images alike (sections 6.1 and 7, figure 4): the nearest vectors, or binary codes, found exactly.
+"""Images alike (section 6.1, figure 4): the nearest vectors, or binary codes, found exactly.
 
 The vectors stay on the disk: 1.2 million features of 4096 numbers are 20 GB. They are read block by block, the next one while
 this one is searched, and of each block only the nearest are kept. A search is shared over the CPU's threads by queries, or
@@ -9,7 +9,7 @@ import numpy as np
 from cpnet.arrays import chunks, parallel
 from cpnet.columns import Device
 from cpnet.features import ahead
-from cpnet.launch import on_gpu, to_host
+from cpnet.launch import GRID, on_gpu, to_host
 from cpnet.ops.nearest import euclidean_keys, hamming_keys, smallest, square_sums
 
 BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 1 << 13  # of what is searched, read at a time
@@ -58,8 +58,8 @@ def _search(queries, rows, k, row_bytes, device, prepare, keys):
         raise ValueError(f"there are {len(rows)} vectors, not {k}")
     step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
     gpu = on_gpu(queries)
-    parts = [(number, slice(*part)) for number, part in
-             enumerate(chunks(len(queries), max(1, (KEYS_GPU if gpu else KEYS_CPU) // step)))]
+    most = min(GRID[1], max(1, (KEYS_GPU if gpu else KEYS_CPU) // step))
+    parts = [(number, slice(*part)) for number, part in enumerate(chunks(len(queries), most))]
     none = ~np.arange(k, dtype=np.uint64)  # larger than any key, and, as keys must be, all different
     best = [device.put(np.tile(none, (part.stop - part.start, 1))) for _, part in parts]
     blocks = chunks(len(rows), step)

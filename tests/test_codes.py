@@ -1,4 +1,4 @@
-"""Auto-encoders and binary codes (section 7): what they learn, and the command that makes them."""
+"""Auto-encoders and binary codes (section 6.1): what they learn, and the command that makes them."""
 import os
 import signal
 import subprocess

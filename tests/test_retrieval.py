@@ -1,4 +1,4 @@
-"""Features and neighbours (section 6.1)."""
+"""Features and neighbours (section 6.1, figure 4)."""
 import h5py
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     small_set("squares.h5", train=32, val=8)
     small_set("other.h5", train=48, val=8)
     for words in ("--data squares.h5 --epochs 1 --batch 16 --name a", "features runs/a/checkpoint-last.h5 squares.h5 f.h5",
-                  "codes f.h5 c.h5 --bits 8 --epochs 2", "codes squares.h5 p.h5 --bits 70 --epochs 1"):
+                  "codes f.h5 c.h5 --bits 8 --hidden 9 --epochs 2", "codes squares.h5 p.h5 --bits 70 --epochs 1"):
         assert command_line.main(words.split()) == 0
     capsys.readouterr()
     words = "neighbours f.h5 squares.h5 --queries val --codes c.h5 p.h5 --shortlist 32 --devices cpu --picture n.png"
@@ -175,7 +175,7 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
         assert all(word in line for word in words) and "ms a query: " in line and "% of the nearest 6" in line
     assert len(lines) == 6 and lines[5] == "n.png: ready"
     assert (tmp_path / "n.png").read_bytes()[:4] == b"\x89PNG"
-    assert command_line.main("codes other.h5 o.h5 --bits 8 --epochs 1".split()) == 0
+    assert command_line.main("codes other.h5 o.h5 --bits 8 --hidden 9 --epochs 1".split()) == 0
     for words, message in (("neighbours f.h5 other.h5 --queries val", "f.h5: the labels of 'train' are not those of other.h5"),
                            ("neighbours f.h5 squares.h5 --queries val --codes o.h5", "o.h5: the labels of 'train' are not"),
                            ("neighbours f.h5 squares.h5", "squares.h5: has no split 'test'"),

@@ -1,4 +1,4 @@
-"""Which of many vectors, or of many binary codes, lie nearest (sections 6.1 and 7).
+"""Which of many vectors, or of many binary codes, lie nearest (section 6.1).
 
 A key is a distance and an index in one uint64: the distance's 32 bits above the index's. (A float32 that is not negative and
 its bits, read as an integer, are in the same order.) So no two keys are equal, the smallest are the nearest, of equal

@@ -1,5 +1,5 @@
 """Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared with; the sign of a
-binary code (section 7); and the sum of two devices' gradients.
+binary code (section 6.1); and the sum of two devices' gradients.
 
 ReLU and tanh are defined by their output, so forward may write over x and backward over d_y.
 """

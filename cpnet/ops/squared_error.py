@@ -1,4 +1,4 @@
-"""Half of the squared error, summed over the features: what an auto-encoder minimizes (section 7)."""
+"""Half of the squared error, summed over the features: what an auto-encoder minimizes (section 6.1)."""
 import numpy as np
 
 from cpnet.launch import blocks, empty, expect, launch, on_gpu
