@@ -3,9 +3,9 @@ vectors to short binary codes".
 
     vector → linear, tanh → linear, sign: the code → linear, tanh → linear → the vector again
 
-trained to give back what it was given, by the project's layers and update rule. The sign is taken in training too, so that what
-comes after it learns from the very bits that will be stored; backward takes tanh's slope for it. The vectors
-are centred and brought to a variance of 1 on average.
+trained to give back what it was given, by the project's layers and update rule. The sign is taken in training too, so that
+what comes after it learns from the very bits that will be stored; backward takes tanh's slope for it. The vectors are centred
+and brought to a variance of 1 on average.
 
 A codes file is HDF5: attributes format, version, source (the vectors' file), kind ("features" or "pixels"), bits; for each
 split SPLIT/codes uint8 (N, ⌈bits / 8⌉), the bits packed as numpy.packbits does, and SPLIT/labels int32 (N).
@@ -30,7 +30,7 @@ from data.order import WINDOW, epoch_order
 
 FORMAT, VERSION = "cpnet-codes", 1
 MOMENTUM = 0.9
-DIVERGED = 100  # times the variance: a reconstruction error of more than this does not come down again
+DIVERGED = 1e4  # times the variance: a reconstruction error of more than this does not come down again
 
 
 def auto_encoder(width, hidden, bits):
@@ -191,7 +191,7 @@ def make(source, out, settings, device, *, say=print, progress=False):
 
 
 class Codes:
-    """A codes file, read whole: bits, kind, source. Raises CpnetError if it is not one."""
+    """A codes file, read whole: `bits`, and `kind`, that of the vectors. Raises CpnetError if it is not one."""
 
     def __init__(self, path):
         self.path = path
