@@ -149,12 +149,13 @@ class Features:
         """(Rows of features float32 (N, D), labels (N)) of a split."""
         if name not in self.splits:
             raise CpnetError(f"{self.path}: has no split {name!r}, only {', '.join(self.splits)}")
-        features, labels = self.file[name]["features"], self.file[name]["labels"][()]
-        if features.dtype != "<f4" or features.id.get_offset() is None:
-            raise CpnetError(f"{self.path}: the features of {name!r} are not one block of float32; make the file again")
+        features, labels = self.file.get(f"{name}/features"), self.file.get(f"{name}/labels")
+        if features is None or labels is None or features.dtype != "<f4" or features.id.get_offset() is None \
+                or features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise CpnetError(f"{self.path}: {name!r} is not one block of float32 vectors with their labels; make it again")
         starts = np.arange(len(features) + 1) * (4 * features.shape[1])
         stored = FilePixels(self.fd, str(self.path), name, features.id.get_offset(), starts)
-        return Rows(features.shape, np.float32, lambda indices, out: stored.read(indices, out.view(np.uint8))), labels
+        return Rows(features.shape, np.float32, lambda indices, out: stored.read(indices, out.view(np.uint8))), labels[()]
 
     def close(self):
         self.file.close()

@@ -181,13 +181,17 @@ def test_vectors_that_are_all_equal(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """f.h5, features; nan.h5, with one that is no number; squares.h5, a data set; text.h5."""
+    """f.h5, features; nan.h5, with one that is no number; chunks.h5, stored otherwise; squares.h5, a data set; text.h5."""
     folder = tmp_path_factory.mktemp("codes")
     for name in "f.h5", "nan.h5":
         features_file(folder / name)
     with h5py.File(folder / "nan.h5", "r+") as file:
         file["train/features"][7, 3] = np.nan
     small_set(folder / "squares.h5")
+    with h5py.File(features_file(folder / "chunks.h5"), "r+") as file:
+        vectors = file["train/features"][()]
+        del file["train/features"]
+        file.create_dataset("train/features", data=vectors, chunks=True)
     (folder / "text.h5").write_text("not HDF5")
     return folder
 
@@ -198,6 +202,7 @@ MISTAKES = [
     ("codes f.h5 no/c.h5", 1, "no/c.h5: could not be written"),
     ("codes f.h5 f.h5", 1, "f.h5: is the file with the vectors"),
     ("codes nan.h5 c.h5", 1, "nan.h5: all training vectors are equal, or not all of their numbers finite"),
+    ("codes chunks.h5 c.h5", 1, "chunks.h5: 'train' is not one block of float32 vectors"),
     ("codes f.h5 c.h5 --rate 1000", 1, "try a smaller --rate than 1000"),
     ("codes f.h5 c.h5 --bits 0", 2, "argument --bits: '0' is not a whole number above 0"),
     ("codes f.h5 c.h5 --bit 8", 2, "there is no option --bit: did you mean --bits?"),
