@@ -1,10 +1,12 @@
 """The last hidden layer's activations for every image of a data set (section 6.1): what the net finds alike lies close.
+And how they are read again, or the raw pixels that they are compared with, without ever having all of them in memory.
 
 A features file is HDF5: attributes format, version, checkpoint, data, layer; for each split SPLIT/features float32 (N, D), one
 row an image in the data set's order, and SPLIT/labels int32 (N).
 """
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -15,7 +17,9 @@ from cpnet.errors import CpnetError
 from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Dropout, Linear, Pass
+from data.dataset import Dataset
 from data.part import write_all
+from data.pixels import FilePixels
 
 FORMAT, VERSION = "cpnet-features", 1
 SAVE_EVERY = 64  # batches
@@ -109,8 +113,27 @@ def _make(part, task, dataset, network):
             group["labels"] = dataset.split(split).labels
 
 
+class Rows:
+    """The vectors (N, D) of a split, read from the disk as they are asked for, by a slice or by indices (n,) in any order:
+    rows[2:9], rows[[5, 3]] → (n, D). read(indices, out): fills out (n, D). From any number of threads."""
+
+    def __init__(self, shape, dtype, read):
+        self.shape, self.dtype, self.read = shape, np.dtype(dtype), read
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, which):
+        indices = np.arange(len(self))[which]
+        out = np.empty((len(indices), self.shape[1]), self.dtype)
+        if len(indices):
+            self.read(indices, out)
+        return out
+
+
 class Features:
-    """A features file: `features(split)` and `labels(split)` as h5py datasets. Raises CpnetError if it is not one."""
+    """A features file, open until `close()`. `kind` says what its vectors are. Raises CpnetError if it is not one."""
+    kind = "features"
 
     def __init__(self, path):
         self.path = path
@@ -120,9 +143,63 @@ class Features:
             raise CpnetError(f"{path}: cannot be read as a features file ({error})") from error
         if self.file.attrs.get("format") != FORMAT or self.file.attrs.get("version") != VERSION:
             raise CpnetError(f"{path}: is not a features file of this program; make one with python run.py features")
+        self.splits, self.fd = list(self.file), os.open(path, os.O_RDONLY)
 
     def split(self, name):
-        """(features (N, D), labels (N)) of a split."""
-        if name not in self.file:
-            raise CpnetError(f"{self.path}: has no split {name!r}, only {', '.join(self.file)}")
-        return self.file[name]["features"], self.file[name]["labels"][()]
+        """(Rows of features float32 (N, D), labels (N)) of a split."""
+        if name not in self.splits:
+            raise CpnetError(f"{self.path}: has no split {name!r}, only {', '.join(self.splits)}")
+        features, labels = self.file.get(f"{name}/features"), self.file.get(f"{name}/labels")
+        if features is None or labels is None or features.dtype != "<f4" or features.id.get_offset() is None \
+                or features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise CpnetError(f"{self.path}: {name!r} is not one block of float32 vectors with their labels; make it again")
+        starts = np.arange(len(features) + 1) * (4 * features.shape[1])
+        stored = FilePixels(self.fd, str(self.path), name, features.id.get_offset(), starts)
+        return Rows(features.shape, np.float32, lambda indices, out: stored.read(indices, out.view(np.uint8))), labels[()]
+
+    def close(self):
+        self.file.close()
+        os.close(self.fd)
+
+
+class Pixels:
+    """A data set's raw pixels as vectors: the same methods as Features."""
+    kind = "pixels"
+
+    def __init__(self, dataset):
+        self.dataset, self.path, self.splits = dataset, dataset.path, list(dataset.splits)
+
+    def split(self, name):
+        """(Rows of pixels uint8 (N, C·H·W), labels (N)) of a split."""
+        split = self.dataset.split(name)
+        shape = len(split), int(np.prod(split.image_shape))
+
+        def read(indices, out):
+            split.read(indices, out.reshape(-1, *split.image_shape))
+
+        return Rows(shape, np.uint8, read), split.labels
+
+    def close(self):
+        self.dataset.close()
+
+
+def open_vectors(path):
+    """The Features of a features file, or else the Pixels of a data set. Raises CpnetError or DataError for what is neither."""
+    try:
+        with h5py.File(path) as file:
+            is_features = file.attrs.get("format") == FORMAT
+    except OSError:
+        is_features = False  # the data set's error says what is wrong
+    return Features(path) if is_features else Pixels(Dataset(path))
+
+
+def ahead(read, tasks):
+    """Yields read(task) for each of `tasks`; the next one is read by a thread while the caller uses this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = None
+        for task in tasks:
+            present, coming = coming, pool.submit(read, task)
+            if present:
+                yield present.result()
+        if coming:
+            yield coming.result()

@@ -19,7 +19,7 @@ import numpy as np
 from cpnet import columns, layers, nets
 from cpnet.launch import to_host
 from cpnet.network import Network
-from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax
+from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax, squared_error
 
 TOLERANCE = 1e-6
 STEP = 6e-6
@@ -245,6 +245,11 @@ def _cases(rng, device):
            lambda logits: to_host(softmax.cross_entropy_forward(logits, labels)).sum(keepdims=True) / 11,
            lambda d_loss, logits: [to_host(d_loss) * to_host(softmax.cross_entropy_backward(logits, labels, 11))],
            {"logits": normal((8, 5))})
+    x = device.put(normal((6, 5)))
+    yield ("squared error",
+           lambda y: to_host(squared_error.squared_error_forward(y, x)).sum(keepdims=True) / 11,
+           lambda d_loss, y: [to_host(d_loss) * to_host(squared_error.squared_error_backward(y, x, 11))],
+           {"y": normal((6, 5))})
 
 
 def _conv(device, name, x, w, b, **options):

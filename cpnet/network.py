@@ -159,7 +159,11 @@ class Network:
         `batch` is the size of the whole batch where this is only a part of it. The logits are lost.
         """
         labels = self.devices[0].put(labels)
-        gradients = [softmax.cross_entropy_backward(self.logits, labels, batch, out=self.logits)]
+        self.backward_from(softmax.cross_entropy_backward(self.logits, labels, batch, out=self.logits))
+
+    def backward_from(self, d_y):
+        """Assigns the gradients of any loss, given its gradient by the last forward pass's output, which may be lost."""
+        gradients = [d_y]
         for layer, parts, below in zip(self.table.layers[::-1], self.parts[::-1], [*self.parts[-2::-1], []], strict=True):
             gradients = [part.backward(d_y) for part, d_y in zip(parts, gradients, strict=True)]
             if layer.reads == "all" and below:

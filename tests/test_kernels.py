@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cpnet import launch, ops
-from cpnet.ops import crops, dropout, linear, lrn, pointwise, pool, sgd, softmax
+from cpnet.ops import crops, dropout, linear, lrn, nearest, pointwise, pool, sgd, softmax, squared_error
 from tests import cuemu, device
 from tests.conftest import CuemuBackend
 from tests.cuemu import mutate
@@ -65,6 +65,7 @@ class Comparisons:
             for name in "relu", "tanh":
                 self.run(f"{name}_forward", getattr(pointwise, f"{name}_forward"), x)
                 self.run(f"{name}_backward", getattr(pointwise, f"{name}_backward"), d_y, x)
+            self.run("sign", pointwise.sign, np.maximum(x, 0) - np.maximum(d_y, 0))  # with zeros
             self.run("add", pointwise.add, d_y, x)
         x = self.draw(5, 7)
         self.check("relu_forward", pointwise.relu_forward(self.at_odd_place(x)), np.maximum(x, 0))
@@ -118,6 +119,34 @@ class Comparisons:
         self.check("cross_entropy_forward", losses, np.where([False, True, True, False], np.nan, expected))
         rank = launch.to_host(softmax.label_rank(logits, labels))
         assert rank[1:3].tolist() == [3, 3] and (rank < 3)[[0, 3]].all()
+
+    def squared_error(self):
+        for features, n in [(40, n) for n in IMAGES] + [(3, 9), (1000, 2)]:
+            y, x = self.draw(features, n), self.draw(features, n)
+            self.run("squared_error_forward", squared_error.squared_error_forward, y, x)
+            self.run("squared_error_backward", squared_error.squared_error_backward, y, x, batch=11)
+
+    def nearest(self):
+        """Of whole numbers, whose products and sums are exact in any order."""
+        for width, count, k in (1, 9, 3), (33, 300, 40):
+            queries, vectors = (self.rng.integers(-3, 4, (rows, width)).astype(np.float32) for rows in (3, count))
+            vectors[0] = queries[0]
+            own, squares = nearest.square_sums(queries) - np.float32(0.5), nearest.square_sums(vectors)  # so one is below 0
+            keys = nearest.euclidean_keys(queries, vectors, own, squares, 1000).copy()
+            on_device = self.put(queries, vectors, own, squares)
+            self.same("square_sums", nearest.square_sums(on_device[1]), squares)
+            self.same("euclidean_keys", nearest.euclidean_keys(*on_device, 1000), keys)
+            codes, asked = (self.rng.integers(2**63, size=shape).astype(np.uint64) for shape in ((width, count), (3, width)))
+            self.same("hamming_keys", nearest.hamming_keys(*self.put(asked, codes), 5), nearest.hamming_keys(asked, codes, 5))
+            best = np.sort(self.rng.permuted(np.arange(3 * k, dtype=np.uint64).reshape(3, k) << 33, axis=1), axis=1)
+            chosen = nearest.smallest(*self.put(keys, best), k)
+            self.same("smallest", chosen, np.sort(np.concatenate([keys, best], axis=1), axis=1)[:, :k])
+        none = self.put(np.full((2, 5), 2**64 - 1, np.uint64), np.arange(12, dtype=np.uint64).reshape(2, 6))
+        self.same("smallest", nearest.smallest(*none, 5), [range(5), range(6, 11)])
+
+    def same(self, kernel, result, expected):
+        self.errors[kernel] = 0.0
+        assert np.array_equal(launch.to_host(result), expected), kernel
 
     def sgd(self):
         starts, counts = [0, 64, 1600], [33, 1500, 7]  # the second takes more than one block

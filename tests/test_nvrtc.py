@@ -17,7 +17,7 @@ import pytest
 
 from cpnet import launch, nets, ops
 from cpnet.layers import Pass
-from cpnet.ops import crops, dropout, pointwise, pool, sgd, softmax
+from cpnet.ops import crops, dropout, nearest, pointwise, pool, sgd, softmax, squared_error
 from tests import nvrtc
 
 ARCHITECTURES = 75, 80, 90, 120
@@ -114,7 +114,14 @@ def variants(dtype, architecture):
         dropout.dropout_mask(y.shape, seed=0, step=count, layer=0, out=recorder.empty(y.shape, bool))
         pointwise.tanh_forward(y)
         pointwise.tanh_backward(y, y)
+        pointwise.sign(y)
         pointwise.add(y, y)
+        squared_error.squared_error_forward(y, y)
+        squared_error.squared_error_backward(y, y)
+        vectors, codes = recorder.empty((1000, 4096), np.float32), recorder.empty((2, 1000), np.uint64)
+        squares = nearest.square_sums(vectors)
+        keys = nearest.euclidean_keys(vectors, vectors, squares, squares, 0)
+        nearest.smallest(keys, nearest.hamming_keys(recorder.empty((1000, 2), np.uint64), codes, 0), 100)
         x = recorder.empty((3, 55, 55, images), dtype)
         pool.average_pool_backward(pool.average_pool_forward(x), x.shape)
         sgd.sgd_update(y, y, y, rate=0.1)
@@ -179,7 +186,7 @@ def test_tensor_cores_are_fed_while_they_work(architecture):
         for instruction in "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "cp.async.cg.shared.global", "wait_group 1":
             assert instruction in ptx[file]
     assert "ldmatrix.sync.aligned.m8n8.x4" in ptx["conv_weights_tensor.cu"]
-    assert not re.search(r"\s(atom|red)\.", "".join(ptx.values()))  # sums have a fixed order
+    assert not re.search(r"\s(atom|red)\.\S*\.f\d", "".join(ptx.values()))  # sums of floats have a fixed order
 
 
 def test_warnings_and_errors_are_refused():

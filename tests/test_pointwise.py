@@ -81,3 +81,13 @@ def test_an_array_that_is_not_contiguous_is_refused(rng):
     x = rng.standard_normal((6, 8))
     with pytest.raises(ValueError, match="copy"):
         pointwise.relu_forward(x, out=np.empty((6, 10))[:, :8])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sign(backend, dtype, rng, shape):
+    x = rng.standard_normal(shape).astype(dtype)
+    x.reshape(-1)[::7] = 0
+    on_device = backend.to_device(x)
+    backend.assert_close(pointwise.sign(on_device), np.where(x > 0, 1, -1), dtype)
+    assert pointwise.sign(on_device, out=on_device) is on_device
+    backend.assert_close(on_device, np.where(x > 0, 1, -1), dtype)

@@ -5,6 +5,7 @@ from pathlib import Path
 from cpnet import arrays, columns, launch, nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.network import Network
+from cpnet.options import positive
 from data.dataset import Dataset
 
 DATA = Path(__file__).parents[2] / "data"
@@ -50,3 +51,19 @@ def load(path, options):
     network = place({**checkpoint.settings, "devices": devices, "math": options.math}, options)
     checkpoint.restore(network, ["values"])
     return checkpoint, network
+
+
+def one_device_options(parser):
+    """Options that say where to do what is not shared by columns."""
+    parser.add_argument("--devices", help="cpu, or a GPU by its number (default: the best there is, which it says)")
+    parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
+
+
+def one_device(options):
+    """The device of `one_device_options`."""
+    if options.threads:
+        arrays.set_threads(options.threads)
+    text, line = (options.devices, "") if options.devices else columns.choose(1)
+    if line:
+        print(line, file=sys.stderr)
+    return columns.devices(text, 1)[0]

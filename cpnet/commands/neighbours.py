@@ -3,11 +3,12 @@ import time
 
 import numpy as np
 
-from cpnet.commands.common import open_data
+from cpnet.codes import Codes
+from cpnet.commands.common import one_device, one_device_options, open_data
 from cpnet.errors import CpnetError
-from cpnet.features import Features
+from cpnet.features import Features, Pixels
 from cpnet.figures import draw_neighbours
-from cpnet.neighbours import nearest, precision
+from cpnet.neighbours import nearest, nearest_codes, precision, rerank
 from cpnet.options import Parser, positive, whole
 
 NEAR = 6, 100  # figure 4 shows six
@@ -15,51 +16,80 @@ NEAR = 6, 100  # figure 4 shows six
 
 def main(words):
     parser = Parser(prog="run.py neighbours",
-                    description="how often the nearest training images have the query's class, by features and by pixels")
+                    description="how often the nearest training images, by features, codes and pixels, have the query's class")
     parser.add_argument("features", help="a file made by `features`")
     parser.add_argument("data", help="the data set that it was made from")
+    parser.add_argument("--codes", nargs="+", default=[], metavar="H5", help="files made by `codes` from either")
+    parser.add_argument("--shortlist", type=positive, metavar="K",
+                        help="also by features, but only among the K nearest by each of the features' codes")
     parser.add_argument("--queries", default="test", help="the split whose images are looked up")
     parser.add_argument("--count", type=positive, default=1000, help="queries, drawn at random")
     parser.add_argument("--seed", type=whole, default=0, help="of the draw")
     parser.add_argument("--picture", metavar="PNG", help="figure 4, right: five queries, their six nearest by features")
+    one_device_options(parser)
     options = parser.parse(words)
-    features = Features(options.features)
+    features, coded = Features(options.features), [Codes(path) for path in options.codes]
+    device = one_device(options)
     with open_data(options.data) as dataset:
-        vectors, labels = features.split("train")
-        asked, wanted = features.split(options.queries)
-        for split, count in ("train", len(labels)), (options.queries, len(wanted)):
-            if len(dataset.split(split)) != count:
-                raise CpnetError(f"{options.features}: has {count} images of '{split}', {dataset.path} has "
-                                 f"{len(dataset.split(split))}: it was made from another data set")
-        drawn = np.random.default_rng(options.seed).permutation(len(wanted))[:options.count]
-        chosen, most = np.sort(drawn), min(max(NEAR), len(labels))
-        pixels = {split: Pixels(dataset.split(split)) for split in ("train", options.queries)}
-        found = {}
-        for name, queries, base in (("features", asked[chosen], vectors), ("pixels", pixels[options.queries][chosen],
-                                                                          pixels["train"])):
-            began = time.perf_counter()
-            found[name], _ = nearest(queries, base, most)
-            ms = 1000 * (time.perf_counter() - began) / len(chosen)
-            shares = ", ".join(f"{precision(found[name][:, :k], labels, wanted[chosen]):.2%} of the nearest {k}"
-                               for k in NEAR if k <= most)
-            print(f"{name:<9} {base.shape[1]:>7,} numbers an image, {base.shape[1] * base.dtype.itemsize:>7,} bytes, "
-                  f"{ms:7.2f} ms a query: {shares} have its class")
-        if options.picture:
-            rows = [int(np.flatnonzero(chosen == query)[0]) for query in drawn[:5]]
-            draw_neighbours(dataset, options.queries, chosen[rows], found["features"][rows, :NEAR[0]], options.picture)
-            print(f"{options.picture}: ready")
+        Retrieval(features, coded, dataset, options, device).run()
+    features.close()
 
 
-class Pixels:
-    """A split's raw pixels as vectors (N, C·H·W), read as they are asked for."""
-    dtype = np.dtype(np.uint8)
+class Retrieval:
+    """The searches of the command, one after the other, each with a line of its precision, speed and size."""
 
-    def __init__(self, split):
-        self.split, self.shape = split, (len(split), int(np.prod(split.image_shape)))
+    def __init__(self, features, coded, dataset, options, device):
+        self.dataset, self.options, self.device = dataset, options, device
+        self.features, self.pixels, self.coded = features, Pixels(dataset), coded
+        self.labels, self.wanted = (dataset.split(split).labels for split in ("train", options.queries))
+        for source in features, *coded:
+            for split, labels in ("train", self.labels), (options.queries, self.wanted):
+                if not np.array_equal(source.split(split)[1], labels):
+                    raise CpnetError(f"{source.path}: the labels of '{split}' are not those of {dataset.path}: it was made "
+                                     "from another data set")
+        self.drawn = np.random.default_rng(options.seed).permutation(len(self.wanted))[:options.count]
+        self.chosen = np.sort(self.drawn)  # as they lie in the file
+        self.most = min(max(NEAR), len(self.labels))
 
-    def __len__(self):
-        return self.shape[0]
+    def run(self):
+        found = self.by_vectors("features", self.features)
+        if self.options.picture:
+            rows = np.searchsorted(self.chosen, self.drawn[:5])
+            draw_neighbours(self.dataset, self.options.queries, self.chosen[rows], found[rows, :NEAR[0]], self.options.picture)
+        for codes in self.coded:
+            self.by_codes(codes)
+        self.by_vectors("pixels", self.pixels)
+        if self.options.picture:
+            print(f"{self.options.picture}: ready")
 
-    def __getitem__(self, which):
-        indices = np.arange(len(self))[which]
-        return self.split.read(indices).reshape(len(indices), -1)
+    def by_vectors(self, name, source):
+        """Exactly, by Euclidean distance → indices (Q, most)."""
+        base, _ = source.split("train")
+        queries = source.split(self.options.queries)[0][self.chosen]
+        return self.timed(name, f"{base.shape[1]:,} numbers", base.shape[1] * base.dtype.itemsize,
+                          lambda: nearest(queries, base, self.most, self.device)[0])
+
+    def by_codes(self, codes):
+        """By the number of bits that differ; and of a shortlist by that, by features."""
+        base, queries = codes.split("train")[0], codes.split(self.options.queries)[0][self.chosen]
+
+        def search(k):
+            return nearest_codes(queries, base, k, self.device)[0]
+
+        size, length = f"{codes.bits:,} bits", -(-codes.bits // 8)
+        self.timed(codes.path, size, length, lambda: search(self.most))
+        if self.options.shortlist and codes.kind == Features.kind:
+            k = min(max(self.options.shortlist, self.most), len(self.labels))
+            vectors, _ = self.features.split("train")
+            asked = self.features.split(self.options.queries)[0][self.chosen]
+            self.timed(f"  {k:,}, then features", size, length, lambda: rerank(asked, vectors, search(k), self.most))
+
+    def timed(self, name, size, length, search):
+        """search() → indices (Q, most), and a line about it."""
+        began = time.perf_counter()
+        found = search()
+        ms = 1000 * (time.perf_counter() - began) / len(self.chosen)
+        shares = ", ".join(f"{precision(found[:, :k], self.labels, self.wanted[self.chosen]):.2%} of the nearest {k}"
+                           for k in NEAR if k <= self.most)
+        print(f"{name:<22} {size:>15}, {length:>7,} bytes an image, {ms:8.3f} ms a query: {shares} have its class")
+        return found

@@ -1,4 +1,4 @@
-// ReLU, tanh and a sum; pointwise.py has the formulas.
+// ReLU, tanh, sign and a sum; pointwise.py has the formulas.
 //
 // A block owns THREADS · 16 bytes of each array, a thread 16 bytes (elementwise.cuh). Forward reads x and writes y,
 // backward reads d_y and y and writes d_x, each once: nothing but memory's speed matters here. The result may be written
@@ -39,6 +39,14 @@ tanh_backward(const real* d_y, const real* y, real* d_x, long long count) {
 #pragma unroll
   for (int j = 0; j < WIDTH; j++) d.v[j] *= 1 - a.v[j] * a.v[j];
   store(d, d_x, i, count);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) sign(const real* x, real* y, long long count) {
+  const long long i = first_number();
+  Pack a = load(x, i, count);
+#pragma unroll
+  for (int j = 0; j < WIDTH; j++) a.v[j] = a.v[j] > 0 ? 1 : -1;
+  store(a, y, i, count);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) add(const real* a, const real* b, real* sum, long long count) {

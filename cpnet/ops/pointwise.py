@@ -1,7 +1,7 @@
-"""Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared with; and the sum
-of two devices' gradients.
+"""Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared with; the sign of a
+binary code (section 6.1); and the sum of two devices' gradients.
 
-Both nonlinearities are defined by their output, so forward may write over x and backward over d_y.
+ReLU and tanh are defined by their output, so forward may write over x and backward over d_y.
 """
 import numpy as np
 
@@ -56,6 +56,21 @@ def tanh_backward(d_y, y, *, out=None):
 
     _flat(body, d_y, y, d_x)
     return d_x
+
+
+def sign(x, *, out=None):
+    """x → 1 where x > 0, else −1, any shape. Its slope is 0: backward takes that of tanh, which it is the limit of."""
+    if on_gpu(x):
+        return _gpu("sign", x, out=out)
+    y = np.empty_like(x) if out is None else out
+
+    def body(value, result):
+        np.greater(value, 0, out=result)
+        result *= 2
+        result -= 1
+
+    _flat(body, x, y)
+    return y
 
 
 def add(a, b, *, out=None):

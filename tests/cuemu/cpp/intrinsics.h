@@ -54,6 +54,7 @@ CUEMU_BITS(__uint_as_float, float, unsigned)
 CUEMU_BITS(__double_as_longlong, long long, double)
 CUEMU_BITS(__longlong_as_double, double, long long)
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) {
