@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cpnet import launch, ops
-from cpnet.ops import crops, dropout, linear, lrn, pointwise, pool, sgd, softmax
+from cpnet.ops import crops, dropout, linear, lrn, lrn_pool, pointwise, pool, sgd, softmax
 from tests import cuemu, device
 from tests.conftest import CuemuBackend
 from tests.cuemu import mutate
@@ -75,6 +75,20 @@ class Comparisons:
             x, d_y = self.draw(8, 2, 3, n), self.draw(8, 2, 3, n)
             self.run("lrn_forward", lrn.lrn_forward, x, **options)
             self.run("lrn_backward", lrn.lrn_backward, d_y, x, **options)
+
+    def lrn_pool(self):
+        for n, height, width, options in [(33, 6, 7, {"groups": 2})] + [(n, 8, 6, {}) for n in IMAGES[:2]] + [
+                (3, 7, 7, {"z": 2, "ceil": False})]:
+            windows = {name: options.pop(name) for name in ("z", "ceil") if name in options}
+            x = np.maximum(self.draw(6, height, width, n), 0)  # with equal values
+            y, winner = lrn_pool.lrn_pool_forward(x.astype(np.float64), **windows, **options, alpha=0.5)
+            found = lrn_pool.lrn_pool_forward(*self.put(x), **windows, **options, alpha=0.5)
+            self.check("lrn_pool_forward", found[0], y)
+            self.check("lrn_pool_forward", found[1], winner)
+            windows.pop("ceil", None)
+            for relu in False, True:
+                self.run("lrn_pool_backward", lrn_pool.lrn_pool_backward, self.draw(*y.shape), x, winner, relu=relu, **windows,
+                         **options, alpha=0.5)
 
     def pool(self):
         for z, s, height, width, n in [(3, 2, 8, 7, n) for n in IMAGES] + [(2, 3, 7, 8, 3), (4, 2, 9, 8, 3)]:
@@ -174,6 +188,11 @@ FILES = [name for name in vars(Comparisons) if (FOLDER / f"{name}.cu").exists()]
 # Guards that are no comparisons, and so escape mutate.py: what to replace, and by what.
 OTHER_GUARDS = {
     "pointwise": [("(size_t)(from + i) % 16 == 0", "true"), ("(size_t)(to + i) % 16 == 0", "true")],
+    "lrn_pool": [("min(at.p * STRIDE + i / Z, height - 1)", "at.p * STRIDE + i / Z"),
+                 ("min(at.q * STRIDE + i % Z, width - 1)", "at.q * STRIDE + i % Z"), ("b > largest", "b >= largest"),
+                 ("relu && !(gradient[j].a[0] > 0.f)", "relu && gradient[j].a[0] < 0.f"),
+                 ("x += (column + first - HALF) * size", "x += (column + first) * size"),
+                 ("next = first - HALF;", "next = first;")],
     "pool": [("min(at / STRIDE, windows - 1)", "at / STRIDE"), ("min(window * STRIDE + Z, pixels)", "window * STRIDE + Z")],
 }
 
@@ -197,6 +216,7 @@ def what_notices(name, mutant):
     path = FOLDER / f"{name}.cu"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "SEEDS", (1,))
+        patch.setattr(lrn_pool, "PART", 2)
         patch.setattr(device.Runner, "mutated", {launch.text(path): mutant.text})
         patch.setattr(launch, "_modules", {})
         patch.setattr(launch, "_functions", {})
