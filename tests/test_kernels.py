@@ -11,9 +11,8 @@ import pytest
 
 from cpnet import launch, ops
 from cpnet.ops import crops, dropout, linear, lrn, lrn_pool, pointwise, pool, sgd, softmax
-from tests import cuemu, device
+from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
-from tests.cuemu import mutate
 
 if __name__ != "__main__":
     cuemu.require()
@@ -197,36 +196,17 @@ OTHER_GUARDS = {
 }
 
 
+INCLUDED = {"pointwise": ["elementwise.cuh"], "lrn": ["lrn.cuh"]}  # with the first that includes it
 
 
-def mutants(name):
-    """The mutants of a file; those of an included file only with the first file that includes it."""
-    path = FOLDER / f"{name}.cu"
-    text = launch.text(path)
-    for mutant in mutate.mutants(text):
-        if mutant.file == path.name or name == "pointwise":
-            yield mutant
-    for old, new in OTHER_GUARDS.get(name, []):
-        assert old in text
-        yield mutate.Mutant(path.name, text[:text.index(old)].count("\n"), f"{old} became {new}", text.replace(old, new))
-
-
-def what_notices(name, mutant):
-    """The first line of what the comparisons of a file say when the mutant runs in its place, or None."""
-    path = FOLDER / f"{name}.cu"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "SEEDS", (1,))
+def noticed(name):
+    """[(mutant, what notices it)] of a file."""
+    def compare(patch):
         patch.setattr(lrn_pool, "PART", 2)
-        patch.setattr(device.Runner, "mutated", {launch.text(path): mutant.text})
-        patch.setattr(launch, "_modules", {})
-        patch.setattr(launch, "_functions", {})
-        try:
-            getattr(Comparisons("float32"), name)()
-        except (cuemu.CuemuError, AssertionError) as error:
-            if getattr(error, "kind", "") in ("compile", "source"):
-                raise
-            return (str(error).strip() or "a comparison").splitlines()[0]
-    return None
+        getattr(Comparisons("float32"), name)()
+
+    path = FOLDER / f"{name}.cu"
+    return mutants.survey(path, list(mutants.mutants(path, INCLUDED.get(name, []), OTHER_GUARDS.get(name, []))), compare)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -240,11 +220,10 @@ def test_kernels_against_their_definitions(name, dtype):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_barrier_and_guard_is_missed(name):
-    noticed = {str(mutant): what_notices(name, mutant) for mutant in mutants(name)}
-    for mutant, by in noticed.items():
+    found = noticed(name)
+    for mutant, by in found:
         print(f"{mutant}\n    {by}")
-    assert noticed
-    assert [mutant for mutant, by in noticed.items() if not by] == []
+    assert found and [str(mutant) for mutant, by in found if not by] == []
 
 
 def test_every_kernel_is_compared():
