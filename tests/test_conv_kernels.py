@@ -195,7 +195,7 @@ def noticed(name):
         getattr(Comparison(Case((2, 3, 3, 4), (2, 2, 2)), "float32", odd_place=True), name)()
 
     path, included = FOLDER / f"{name}.cu", ["conv_tile.cuh"] if name == "conv" else []
-    return mutants.survey(path, list(mutants.mutants(path, included, EDITS[name])), compare)
+    return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -271,8 +271,8 @@ EDITS = {
 }
 
 
-def noticed(name, weakened=False):
-    """[(mutant, what notices it)] of a file; conv_mma.cuh's with the first. `weakened`: with those one too wide."""
+def noticed(name):
+    """[(mutant, what notices it)] of a file; conv_mma.cuh's with the first."""
     def compare_all(patch):
         patch.setattr(conv_launch, "PART_TERMS", 100)
         patch.setattr(conv_launch, "BIAS_TERMS", 24)
@@ -283,14 +283,14 @@ def noticed(name, weakened=False):
             compare(case, relu=name == "conv_passes")
 
     path, included = FOLDER / f"{name}.cu", ["conv_mma.cuh"] if name == "conv_tensor" else []
-    found = [mutant for mutant in mutants.mutants(path, included, EDITS[name])
-             if weakened or not mutant.description.startswith("weakened")]
-    return mutants.survey(path, found, compare_all)
+    return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare_all)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_barrier_wait_and_guard_is_missed(name):
     found = noticed(name)
+    for mutant, by in found:
+        print(f"{mutant}\n    {by}")
     assert len(found) > 10 and not [mutant.description for mutant, by in found if not by]
 
 
@@ -302,5 +302,4 @@ if __name__ == "__main__":
             print(layer, math, *(f"{name} {each:.1e}" for name, each in zip(("y", "d_x", "d_w"), worst, strict=False)))
     launch.set_math("fp32")
     for name in CASES:
-        for mutant, by in noticed(name, weakened=True):
-            print(f"{mutant}\n    {by}")
+        test_every_barrier_wait_and_guard_is_missed(name)

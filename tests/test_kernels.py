@@ -206,7 +206,7 @@ def noticed(name):
         getattr(Comparisons("float32"), name)()
 
     path = FOLDER / f"{name}.cu"
-    return mutants.survey(path, list(mutants.mutants(path, INCLUDED.get(name, []), OTHER_GUARDS.get(name, []))), compare)
+    return mutants.survey(path, mutants.mutants(path, INCLUDED.get(name, []), OTHER_GUARDS.get(name, [])), compare)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
