@@ -28,8 +28,9 @@ struct Powers {
   real damping, inverse;  // s^−β and 1/s
 };
 
-// For the paper's β = 3/4 by r = 1/√s: s^−β = r·√r, and √r = r·(1/√r). Two instructions, good to the last bits, and three products;
-// exact roots and divisions take some forty, and the kernels would wait for arithmetic instead of memory. (s = ∞ gives NaN.)
+// For the paper's β = 3/4 by r = 1/√s: s^−β = r·√r, and √r = r·(1/√r). Two instructions, good to the last bits, and three
+// products; exact roots and divisions take some forty, and the kernels would wait for arithmetic instead of memory. (s = ∞
+// gives NaN.)
 __device__ __forceinline__ Powers powers(real s, real beta) {
 #if THREE_QUARTERS
   const real r = rsqrt(s);
