@@ -2,6 +2,7 @@
 
     python -m bench.kernels --devices 0 [--batch 128] [--class fp32] [--json FILE]
     python -m bench.kernels --predict [--bandwidth 4.3] [--tflops 130]
+    … --unfused      response normalization and max pooling one after the other, as on the CPU
 
 On a GPU each launch is timed where it stands in the step, so that it finds in the cache what the launch before it left there:
 events between the launches, queued behind a pile of copies, so that the card never waits for Python; medians. The ceilings are
@@ -30,7 +31,7 @@ COPY, SIDE = 1 << 30, 8192  # bytes of a copy; rows and columns of a product
 PILE = 40  # copies before the launches: some 20 ms, in which Python queues the rest
 
 
-def record_step(devices, size):
+def record_step(devices, size, fuse_pools=True):
     """(launches, platform): a step recorded on GPU `devices`, or on nothing at all where it is None."""
     if devices is None:
         platform, device = nowhere()
@@ -39,7 +40,7 @@ def record_step(devices, size):
         placed = columns.devices(devices, 2)
         platform = Recording(launch.gpus())
         launch.register(platform.cupy.ndarray, platform)
-    step = Step(Network(build("alexnet"), placed))
+    step = Step(Network(build("alexnet"), placed, fuse_pools=fuse_pools))
     if devices is None:
         images, labels = np.empty((3, 224, 224, size), np.float32), np.empty(size, np.int32)
     else:
@@ -159,6 +160,7 @@ def parse(arguments=None):
     where.add_argument("--predict", action="store_true", help="without a GPU: bytes, operations and floors alone")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--class", dest="kind", choices=["fp32", "tf32"], default="fp32")
+    parser.add_argument("--unfused", action="store_true", help="response normalization and max pooling one after the other")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--bandwidth", type=float, default=STATED["bandwidth"], help="with --predict: TB/s (an H200's)")
     parser.add_argument("--tflops", type=float, help="with --predict: of products (default, an H200's: 130 or, tf32, 390)")
@@ -175,7 +177,7 @@ def main(arguments=None):
     args = parse(arguments)
     if hasattr(launch, "set_math") or args.devices is not None:
         gpu.math(args.kind)
-    launches, platform = record_step(args.devices, args.batch)
+    launches, platform = record_step(args.devices, args.batch, not args.unfused)
     times, bandwidth, tflops = None, args.bandwidth, args.tflops or STATED[args.kind]
     if args.devices is not None:
         times, bandwidth, tflops = measure(platform, launches, args.kind, args.repeats)
@@ -184,7 +186,7 @@ def main(arguments=None):
     print(f"{'stated' if args.predict else 'measured'} ceilings: {bandwidth:.2f} TB/s, {tflops:.0f} TFLOP/s ({args.kind})")
     if args.json:
         result = {"machine": machine(args.devices or "cpu"), "predicted": args.predict, "class": args.kind, "batch": args.batch,
-                  "ceilings": {"TB/s": bandwidth, "TFLOP/s": tflops}, "rows": rows}
+                  "fused": not args.unfused, "ceilings": {"TB/s": bandwidth, "TFLOP/s": tflops}, "rows": rows}
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

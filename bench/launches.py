@@ -74,12 +74,13 @@ class Function:
         self.function.max_dynamic_shared_size_bytes = value
 
     def __call__(self, grid, block, args, **options):
+        values = dict(zip((name for name, _ in self.parameters), args, strict=True))
+        idle = () if values.get("masked", True) else ("y", "d_y")  # conv_bias_gradient then neither reads y nor writes d_y
         size = 0
-        for (name, constant), arg in zip(self.parameters, args, strict=True):
-            if isinstance(arg, np.generic):
-                continue
-            read, written = constant or name in READS_TOO.get(self.name, ()), not constant
-            size += arg.nbytes * (read + written)
+        for name, constant in self.parameters:
+            if not isinstance(values[name], np.generic):
+                read = constant and name not in idle or name in READS_TOO.get(self.name, ())
+                size += values[name].nbytes * (read + (not constant and name not in idle))
         operations = self.recording.place.products.get(_product(self.name), 0)
         self.recording.note(self.name, grid, size, operations, lambda: self.function(grid, block, args, **options))
 

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from cpnet import launch
-from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool
+from cpnet.ops import conv, dropout, linear, lrn, lrn_pool, pointwise, pool
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Pass:
     seed: int = 0
     step: int = 0  # or, on one GPU, where it lies: an array float64 (1)
     first_image: int = 0
+    watched: bool = False  # whether somebody looks at every layer's output
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Layer:
     undivided = False  # one layer on the first device, not shared by the columns
     input_gradient = True  # False for the first layer: nobody trains the image
 
-    fused = False  # of a convolution and the ReLU right above it: the convolution does both, which saves a pass each way
+    # Of a convolution and the ReLU right above it: the convolution does both, which saves a pass each way. Of an LRN: the max
+    # pool right above it does both (MaxPool.norm).
+    fused = False
 
     # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
     # in the whole layer; units, how many it has; index, its place in the table; values and gradients, its parameters' arrays
@@ -95,6 +98,8 @@ class Conv(Layer):
     bias_rate: float = 1.0
     decay: float | None = None
 
+    masked = False  # fused, and the gradient arrives with the ReLU's mask (MaxPool.mask)
+
     @property
     def pads(self):
         """Zeros (above and left, below and right)."""
@@ -126,7 +131,7 @@ class Conv(Layer):
     def backward(self, d_y):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype) if self.input_gradient else None
         return conv.conv_backward(d_y, self.x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
-                                  **self._geometry(), relu_y=self.y if self.fused else None,
+                                  **self._geometry(), relu_y=self.y if self.fused and not self.masked else None,
                                   input_gradient=self.input_gradient, out=d_x)
 
 
@@ -212,21 +217,26 @@ class LRN(Layer):
     beta: float = 0.75
     reads: str = "column"
 
-    def _constants(self):
+    def constants(self):
+        """The operation's arguments."""
         return {"k": self.k, "n": self.n, "alpha": self.alpha, "beta": self.beta,
                 "groups": self.columns if self.reads == "column" else 1}
 
     def forward(self, x, run):
         self.x = x
-        y = lrn.lrn_forward(x, **self._constants(), out=self.buffer("y", x.shape, x.dtype))
+        if self.fused and not run.watched:
+            return x
+        y = lrn.lrn_forward(x, **self.constants(), out=self.buffer("y", x.shape, x.dtype))
         return y if self.reads == "column" else self._own(y)
 
     def backward(self, d_y):
+        if self.fused:
+            return d_y
         if len(d_y) < len(self.x):  # the other devices' outputs are nothing to this one's loss
             d_own, d_y = d_y, self.buffer("d_y", self.x.shape, d_y.dtype)
             launch.assign(d_y, np.zeros(d_y.shape, d_y.dtype))
             launch.copy([(self._own(d_y), d_own)])
-        return lrn.lrn_backward(d_y, self.x, **self._constants(), out=d_y)
+        return lrn.lrn_backward(d_y, self.x, **self.constants(), out=d_y)
 
     def _own(self, maps):
         """Of all columns' maps, those that are this device's."""
@@ -251,12 +261,24 @@ class Pool(Layer):
 class MaxPool(Pool):
     """The largest value of each window."""
 
+    norm = None  # the fused LRN right below, whose work this layer does too, from that one's input
+    mask = False  # with norm: and the gradient of the ReLU below that, which a convolution does in forward
+
     def forward(self, x, run):
-        self.x, self.y = x, pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self._y(x))
+        self.x, self.y = x, self._y(x)
+        if self.norm:
+            self.winner = self.buffer("winner", self.y.shape, "uint8")
+            lrn_pool.lrn_pool_forward(self.norm.x, z=self.z, s=self.s, ceil=self.ceil, out=self.y, winner=self.winner,
+                                      **self.norm.constants())
+        else:
+            pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self.y)
         return self.y
 
     def backward(self, d_y):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype)
+        if self.norm:
+            return lrn_pool.lrn_pool_backward(d_y, self.norm.x, self.winner, z=self.z, s=self.s, relu=self.mask, out=d_x,
+                                              **self.norm.constants())
         return pool.max_pool_backward(d_y, self.x, self.y, z=self.z, s=self.s, out=d_x)
 
 

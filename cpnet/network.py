@@ -1,6 +1,6 @@
 """A net placed on devices: its parameters in flat buffers, forward, loss, backward, update."""
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -8,8 +8,8 @@ import numpy as np
 from cpnet import launch
 from cpnet.columns import gather, scatter_sum
 from cpnet.errors import CpnetError
-from cpnet.layers import Conv, Pass, ReLU
-from cpnet.ops import sgd, softmax
+from cpnet.layers import LRN, Conv, MaxPool, Pass, ReLU
+from cpnet.ops import lrn_pool, sgd, softmax
 
 ALIGN = 64  # numbers: every parameter starts on a boundary that suits vector loads
 
@@ -33,10 +33,11 @@ class Network:
 
     Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters; an undivided layer
     lies on the first device. A device's parameters are one flat array (`values`), and so are its velocities and gradients,
-    in the order in which backward produces the gradients.
+    in the order in which backward produces the gradients. On GPUs, response normalization and the max pooling above it are
+    one operation, unless `fuse_pools` is False.
     """
 
-    def __init__(self, table, devices, *, seed=0, dtype=np.float32):
+    def __init__(self, table, devices, *, seed=0, dtype=np.float32, fuse_pools=True):
         self.table, self.devices, self.seed, self.dtype = table, devices, seed, np.dtype(dtype)
         self.parts = [self._copies(index, *row) for index, row in enumerate(table.shapes())]
         self.parameters = table.parameters()
@@ -47,6 +48,8 @@ class Network:
         self.losses = {}  # by device, copies of the first one's
         for d in range(len(devices)):
             self._share_out(d)
+        if fuse_pools and launch.on_gpu(self.values[0]):
+            self._fuse_pools()
         self._initialise()
 
     # Placement
@@ -68,6 +71,19 @@ class Network:
         """Whether layer `index` is a convolution with a ReLU right above it."""
         layers = self.table.layers
         return isinstance(layers[index], Conv) and index + 1 < len(layers) and isinstance(layers[index + 1], ReLU)
+
+    def _fuse_pools(self):
+        """Let each max pool right above an LRN do that one's work too, and the gradient of a convolution's ReLU below."""
+        layers = self.table.layers
+        for index, (norm, layer) in enumerate(zip(layers, layers[1:], strict=False)):
+            if isinstance(norm, LRN) and isinstance(layer, MaxPool) and lrn_pool.fits(layer.z, layer.s) \
+                    and (norm.reads == "column" or len(self.devices) == 1):
+                over_relu = index > 1 and self._fused(index - 2)
+                for d, part in enumerate(self.parts[index + 1]):
+                    part.norm, part.mask = self.parts[index][d], over_relu
+                    part.norm.fused = True
+                    if over_relu:
+                        self.parts[index - 2][d].masked = True
 
     def _segments(self, d):
         segments, start = [], 0
@@ -137,7 +153,7 @@ class Network:
 
         `watch(layer, outputs)`, if given, sees every layer's outputs, one array for each device.
         """
-        run = run or Pass()
+        run = replace(run or Pass(), watched=watch is not None)
         if isinstance(images, list):
             outputs = images
         else:

@@ -7,6 +7,7 @@ import pytest
 
 from bench import kernels, launches
 from cpnet import launch, nets
+from cpnet.ops import conv_launch
 from cpnet.step import Step
 from cpnet.summary import totals
 from tests import cuemu, device
@@ -51,8 +52,15 @@ def test_bytes(alexnet):
     update = total(alexnet, "bytes", part="update")
     assert 5 * 4 * parameters <= update < 5 * 4 * parameters * 1.001  # w and v read and written, the gradient read
     maps = 4 * 96 * 55 * 55 * 128
-    assert total(alexnet, "bytes", kernel="lrn_forward", layer="conv1 lrn") == 2 * maps
-    assert total(alexnet, "bytes", kernel="lrn_backward", layer="conv1 lrn") == 3 * maps
+    pooled = 4 * 96 * 27 * 27 * 128  # and a byte for each winner
+    assert total(alexnet, "bytes", kernel="lrn_pool_forward", layer="conv1 pool") == maps + pooled * 5 // 4
+    assert total(alexnet, "bytes", kernel="lrn_pool_backward", layer="conv1 pool") == 2 * maps + pooled * 5 // 4
+    sums = 4 * conv_launch.BIAS_BLOCKS  # at most
+    assert maps < total(alexnet, "bytes", kernel="conv_bias_gradient", layer="conv1") <= maps + sums  # only read: it is masked
+    unfused = kernels.record_step(None, 128, fuse_pools=False)[0]
+    assert total(unfused, "bytes", kernel="lrn_forward", layer="conv1 lrn") == 2 * maps
+    assert total(unfused, "bytes", kernel="lrn_backward", layer="conv1 lrn") == 3 * maps
+    assert 3 * maps < total(unfused, "bytes", kernel="conv_bias_gradient", layer="conv1") <= 3 * maps + sums
     weights, images = 4 * 4096 * 9216, 4 * 128 * (9216 + 4096)
     assert [each.bytes for each in alexnet if each.layer == "fc6" and each.kernel == "matmul"] == [weights + images] * 3
     assert all(each.bytes > 0 for each in alexnet)

@@ -3,7 +3,6 @@ down, every kind of tile, ragged batches; and that these comparisons notice a ke
 
     python -m tests.test_conv_kernels      the table of errors and the list of mutants
 """
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import pytest
 
 from cpnet import launch
 from cpnet.ops import conv, conv_launch
-from tests import cuemu, device
+from tests import cuemu, mutants
 from tests.conftest import CuemuBackend
-from tests.cuemu import mutate
 from tests.test_conv import Case
 
 if __name__ != "__main__":
@@ -186,62 +184,26 @@ EDITS = {
 SAME = {"conv": [], "conv_weights": ["weakened row + i * ROWS < BN to row + i * ROWS <= BN"]}
 
 
-def mutants(name):
-    """The mutants of a file; those of an included file only with the first file that includes it."""
-    path = FOLDER / f"{name}.cu"
-    text = launch.text(path)
-    yield from (mutant for mutant in mutate.mutants(text) if mutant.file == path.name or name == "conv")
-    for old, new in EDITS[name]:
-        assert old in text, old
-        yield mutate.Mutant(path.name, 0, f"{old} became {new}", text.replace(old, new, 1))
+def noticed(name):
+    """[(mutant, what notices it)] of a file; conv_tile.cuh's with the first."""
+    def compare(patch):
+        patch.setattr(conv_launch, "PART_TERMS", 24)
+        for macro, value in TINY.items():
+            patch.setattr(conv_launch, macro, value)
+        for case in CASES[name]:
+            getattr(Comparison(case, "float32"), name)()
+        getattr(Comparison(Case((2, 3, 3, 4), (2, 2, 2)), "float32", odd_place=True), name)()
 
-
-def run(patch, name, text):
-    """The cases of a file with this text in its place. Returns the options it was compiled with."""
-    path, compiled = FOLDER / f"{name}.cu", []
-    module = device.Runner.module
-
-    def recorded(self, code, options):
-        compiled.append((code, options))
-        return module(self, code, options)
-
-    patch.setattr(device.Runner, "module", recorded)
-    patch.setattr(device.Runner, "mutated", {launch.text(path): text})
-    patch.setattr(device, "SEEDS", (1,))
-    patch.setattr(conv_launch, "PART_TERMS", 24)
-    for macro, value in TINY.items():
-        patch.setattr(conv_launch, macro, value)
-    for cache in "_modules", "_functions":
-        patch.setattr(launch, cache, {})
-    for case in CASES[name]:
-        getattr(Comparison(case, "float32"), name)()
-    getattr(Comparison(Case((2, 3, 3, 4), (2, 2, 2)), "float32", odd_place=True), name)()
-    return [options for code, options in compiled if code == launch.text(path)]
-
-
-def what_notices(name, mutant):
-    """The first line of what the comparisons say when the mutant runs in place of its file, or None."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            run(patch, name, mutant.text)
-        except (cuemu.CuemuError, AssertionError) as error:
-            if getattr(error, "kind", "") in ("compile", "source"):
-                raise
-            return (str(error).strip() or "a comparison").splitlines()[0]
-    return None
+    path, included = FOLDER / f"{name}.cu", ["conv_tile.cuh"] if name == "conv" else []
+    return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_barrier_and_guard_is_missed(monkeypatch, name):
-    with monkeypatch.context() as patch:
-        [options] = run(patch, name, launch.text(FOLDER / f"{name}.cu"))
-    found = list(mutants(name))
-    with ThreadPoolExecutor(2) as pool:  # which compile them; they run one by one
-        list(pool.map(lambda mutant: cuemu.RawModule(code=mutant.text, options=options), found))
-    noticed = [(mutant, what_notices(name, mutant)) for mutant in found]
-    for mutant, by in noticed:
+def test_every_barrier_and_guard_is_missed(name):
+    found = noticed(name)
+    for mutant, by in found:
         print(f"{mutant}\n    {by}")
-    assert [mutant.description for mutant, by in noticed if not by] == SAME[name]
+    assert [mutant.description for mutant, by in found if not by] == SAME[name]
 
 
 if __name__ == "__main__":
@@ -253,5 +215,4 @@ if __name__ == "__main__":
                     worst[kernel] = max(largest, worst.get(kernel, 0))
             print(layer, dtype, *(f"{kernel} {largest:.1e}" for kernel, largest in worst.items()))
     for name in CASES:
-        with pytest.MonkeyPatch.context() as patch:
-            test_every_barrier_and_guard_is_missed(patch, name)
+        test_every_barrier_and_guard_is_missed(name)

@@ -4,7 +4,6 @@ barrier, a wait or a guard.
 
     python -m tests.test_conv_kernels_tensor      the table of errors and the list of mutants
 """
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,8 @@ from cpnet.columns import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
 from cpnet.ops import conv, conv_launch, conv_tensor
-from tests import cuemu, device
+from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
-from tests.cuemu import mutate
 from tests.test_conv import Case
 from tests.test_conv_kernels import LAYERS, PIXELS
 
@@ -273,67 +271,27 @@ EDITS = {
 }
 
 
-def mutants(name, weakened=False):
-    """The mutants of a file; those of conv_mma.cuh with the first. `weakened`: those with a guard one too wide, too."""
-    path = FOLDER / f"{name}.cu"
-    text = launch.text(path)
-    files = [path.name, "conv_mma.cuh"] if name == "conv_tensor" else [path.name]
-    for mutant in mutate.mutants(text):
-        if mutant.file in files and (weakened or mutant.description.startswith("removed")):
-            yield mutant
-    for old, new in EDITS[name]:
-        assert old in text, old
-        yield mutate.Mutant(path.name, 0, f"{old} became {new}", text.replace(old, new, 1))
+def noticed(name):
+    """[(mutant, what notices it)] of a file; conv_mma.cuh's with the first."""
+    def compare_all(patch):
+        patch.setattr(conv_launch, "PART_TERMS", 100)
+        patch.setattr(conv_launch, "BIAS_TERMS", 24)
+        patch.setattr(conv_launch, "BIAS_BLOCKS", 4)
+        for table, tile in TINY.items():
+            patch.setitem(getattr(conv_tensor, table), "fp32", tile)
+        for case in CASES[name]:
+            compare(case, relu=name == "conv_passes")
 
-
-def run_cases(patch, name, text):
-    """The cases of a file with this text in its place. Returns the options it was compiled with."""
-    path, compiled = FOLDER / f"{name}.cu", []
-    module = device.Runner.module
-
-    def recorded(self, code, options):
-        compiled.append((code, options))
-        return module(self, code, options)
-
-    patch.setattr(device.Runner, "module", recorded)
-    patch.setattr(device.Runner, "mutated", {launch.text(path): text})
-    patch.setattr(conv_launch, "PART_TERMS", 100)
-    patch.setattr(conv_launch, "BIAS_TERMS", 24)
-    patch.setattr(conv_launch, "BIAS_BLOCKS", 4)
-    for table, tile in TINY.items():
-        patch.setitem(getattr(conv_tensor, table), "fp32", tile)
-    for cache in "_modules", "_functions", "_workspaces":
-        patch.setattr(launch, cache, {})
-    for case in CASES[name]:
-        compare(case, relu=name == "conv_passes")
-    return [options for code, options in compiled if code == launch.text(path)]
-
-
-def what_notices(name, mutant):
-    """The first line of what the comparisons say when the mutant runs in place of its file, or None."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            run_cases(patch, name, mutant.text)
-        except (cuemu.CuemuError, AssertionError) as error:
-            if getattr(error, "kind", "") in ("compile", "source"):
-                raise
-            return (str(error).strip() or "a comparison").splitlines()[0]
-    return None
-
-
-def survey(patch, found, name):
-    """[(mutant, what notices it)]"""
-    with patch.context() as context:
-        first = run_cases(context, name, launch.text(FOLDER / f"{name}.cu"))[0]
-    with ThreadPoolExecutor(2) as pool:  # which compile them; they run one by one
-        list(pool.map(lambda mutant: cuemu.RawModule(code=mutant.text, options=first), found))
-    return [(mutant, what_notices(name, mutant)) for mutant in found]
+    path, included = FOLDER / f"{name}.cu", ["conv_mma.cuh"] if name == "conv_tensor" else []
+    return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare_all)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_barrier_wait_and_guard_is_missed(monkeypatch, name):
-    noticed = survey(monkeypatch, list(mutants(name)), name)
-    assert len(noticed) > 10 and not [mutant.description for mutant, by in noticed if not by]
+def test_every_barrier_wait_and_guard_is_missed(name):
+    found = noticed(name)
+    for mutant, by in found:
+        print(f"{mutant}\n    {by}")
+    assert len(found) > 10 and not [mutant.description for mutant, by in found if not by]
 
 
 if __name__ == "__main__":
@@ -344,6 +302,4 @@ if __name__ == "__main__":
             print(layer, math, *(f"{name} {each:.1e}" for name, each in zip(("y", "d_x", "d_w"), worst, strict=False)))
     launch.set_math("fp32")
     for name in CASES:
-        with pytest.MonkeyPatch.context() as patch:
-            for mutant, by in survey(patch, list(mutants(name, weakened=True)), name):
-                print(f"{mutant}\n    {by}")
+        test_every_barrier_wait_and_guard_is_missed(name)

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from cpnet import launch, ops
-from cpnet.ops import crops, dropout, linear, lrn, nearest, pointwise, pool, sgd, softmax, squared_error
-from tests import cuemu, device
+from cpnet.ops import crops, dropout, linear, lrn, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
+from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
-from tests.cuemu import mutate
 
 if __name__ != "__main__":
     cuemu.require()
@@ -76,6 +75,20 @@ class Comparisons:
             x, d_y = self.draw(8, 2, 3, n), self.draw(8, 2, 3, n)
             self.run("lrn_forward", lrn.lrn_forward, x, **options)
             self.run("lrn_backward", lrn.lrn_backward, d_y, x, **options)
+
+    def lrn_pool(self):
+        for n, height, width, options in [(33, 6, 7, {"groups": 2})] + [(n, 8, 6, {}) for n in IMAGES[:2]] + [
+                (3, 7, 7, {"z": 2, "ceil": False})]:
+            windows = {name: options.pop(name) for name in ("z", "ceil") if name in options}
+            x = np.maximum(self.draw(6, height, width, n), 0)  # with equal values
+            y, winner = lrn_pool.lrn_pool_forward(x.astype(np.float64), **windows, **options, alpha=0.5)
+            found = lrn_pool.lrn_pool_forward(*self.put(x), **windows, **options, alpha=0.5)
+            self.check("lrn_pool_forward", found[0], y)
+            self.check("lrn_pool_forward", found[1], winner)
+            windows.pop("ceil", None)
+            for relu in False, True:
+                self.run("lrn_pool_backward", lrn_pool.lrn_pool_backward, self.draw(*y.shape), x, winner, relu=relu, **windows,
+                         **options, alpha=0.5)
 
     def pool(self):
         for z, s, height, width, n in [(3, 2, 8, 7, n) for n in IMAGES] + [(2, 3, 7, 8, 3), (4, 2, 9, 8, 3)]:
@@ -203,39 +216,26 @@ FILES = [name for name in vars(Comparisons) if (FOLDER / f"{name}.cu").exists()]
 # Guards that are no comparisons, and so escape mutate.py: what to replace, and by what.
 OTHER_GUARDS = {
     "pointwise": [("(size_t)(from + i) % 16 == 0", "true"), ("(size_t)(to + i) % 16 == 0", "true")],
+    "lrn_pool": [("min(at.p * STRIDE + i / Z, height - 1)", "at.p * STRIDE + i / Z"),
+                 ("min(at.q * STRIDE + i % Z, width - 1)", "at.q * STRIDE + i % Z"), ("b > largest", "b >= largest"),
+                 ("relu && !(gradient[j].a[0] > 0.f)", "relu && gradient[j].a[0] < 0.f"),
+                 ("x += (column + first - HALF) * size", "x += (column + first) * size"),
+                 ("next = first - HALF;", "next = first;")],
     "pool": [("min(at / STRIDE, windows - 1)", "at / STRIDE"), ("min(window * STRIDE + Z, pixels)", "window * STRIDE + Z")],
 }
 
 
+INCLUDED = {"pointwise": ["elementwise.cuh"], "lrn": ["lrn.cuh"]}  # with the first that includes it
 
 
-def mutants(name):
-    """The mutants of a file; those of an included file only with the first file that includes it."""
+def noticed(name):
+    """[(mutant, what notices it)] of a file."""
+    def compare(patch):
+        patch.setattr(lrn_pool, "PART", 2)
+        getattr(Comparisons("float32"), name)()
+
     path = FOLDER / f"{name}.cu"
-    text = launch.text(path)
-    for mutant in mutate.mutants(text):
-        if mutant.file == path.name or name == "pointwise":
-            yield mutant
-    for old, new in OTHER_GUARDS.get(name, []):
-        assert old in text
-        yield mutate.Mutant(path.name, text[:text.index(old)].count("\n"), f"{old} became {new}", text.replace(old, new))
-
-
-def what_notices(name, mutant):
-    """The first line of what the comparisons of a file say when the mutant runs in its place, or None."""
-    path = FOLDER / f"{name}.cu"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "SEEDS", (1,))
-        patch.setattr(device.Runner, "mutated", {launch.text(path): mutant.text})
-        patch.setattr(launch, "_modules", {})
-        patch.setattr(launch, "_functions", {})
-        try:
-            getattr(Comparisons("float32"), name)()
-        except (cuemu.CuemuError, AssertionError) as error:
-            if getattr(error, "kind", "") in ("compile", "source"):
-                raise
-            return (str(error).strip() or "a comparison").splitlines()[0]
-    return None
+    return mutants.survey(path, mutants.mutants(path, INCLUDED.get(name, []), OTHER_GUARDS.get(name, [])), compare)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -249,11 +249,10 @@ def test_kernels_against_their_definitions(name, dtype):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_barrier_and_guard_is_missed(name):
-    noticed = {str(mutant): what_notices(name, mutant) for mutant in mutants(name)}
-    for mutant, by in noticed.items():
+    found = noticed(name)
+    for mutant, by in found:
         print(f"{mutant}\n    {by}")
-    assert noticed
-    assert [mutant for mutant, by in noticed.items() if not by] == []
+    assert found and [str(mutant) for mutant, by in found if not by] == []
 
 
 def test_every_kernel_is_compared():

@@ -81,6 +81,12 @@ def test_of_equal_values_the_first_wins(backend, dtype, rng):
     backend.assert_close(max_pool_backward(backend.to_device(d_y), backend.to_device(x), y), expected_d_x, dtype)
 
 
+def test_nan_is_passed_on(backend, dtype):
+    x = np.ones((1, 3, 3, 9), dtype)
+    x.reshape(9, 9)[np.eye(9, dtype=bool)] = np.nan  # in another place of every image
+    assert np.isnan(backend.to_host(max_pool_forward(backend.to_device(x)))).all()
+
+
 def test_buffers(backend, dtype, rng):
     shape, z, s, ceil = (2, 8, 7, 3), 2, 3, True
     x, d_y = (backend.to_device(array) for array in inputs(rng, shape, z, s, ceil, dtype))

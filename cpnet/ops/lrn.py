@@ -21,7 +21,7 @@ def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     `groups` columns of C/groups maps each are normalised by themselves. Raises ValueError for an even n (n/2 on both sides
     of a map and the map itself are n maps only when n is odd) and for C not divisible by groups.
     """
-    _check(x, n, groups)
+    check(x, n, groups)
     if on_gpu(x):
         return _lrn_forward_gpu(x, k, n, alpha, beta, groups, out)
     y = np.empty_like(x) if out is None else out
@@ -41,12 +41,13 @@ def _lrn_forward_gpu(x, k, n, alpha, beta, groups, out):
     expect("lrn_forward", x.shape, out=y)
     maps, pixels = len(x) // groups, x[0].size
     launch(__file__, "lrn_forward", (blocks(pixels, THREADS), groups), THREADS, x, y, maps, pixels, k, alpha, beta,
-           defines=_defines(n, beta))
+           defines={"THREADS": THREADS, **defines(n, beta)})
     return y
 
 
-def _defines(n, beta):
-    return {"THREADS": THREADS, "WINDOW": n, "THREE_QUARTERS": int(beta == 0.75)}
+def defines(n, beta):
+    """The macros of lrn.cuh."""
+    return {"WINDOW": n, "THREE_QUARTERS": int(beta == 0.75)}
 
 
 def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
@@ -57,7 +58,7 @@ def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=Non
     over the same window j, which contains c exactly when c's window contains j. s is computed again: that is cheaper
     than a second array of the activations' size to write and read.
     """
-    _check(x, n, groups)
+    check(x, n, groups)
     if on_gpu(x):
         return _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out)
     d_x = np.empty_like(x) if out is None else out
@@ -86,11 +87,12 @@ def _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out):
     expect("lrn_backward", x.shape, d_y=d_y, out=d_x)
     maps, pixels = len(x) // groups, x[0].size
     launch(__file__, "lrn_backward", (blocks(pixels, THREADS), groups), THREADS, d_y, x, d_x, maps, pixels, k, alpha, beta,
-           2 * alpha * beta, defines=_defines(n, beta))
+           defines={"THREADS": THREADS, **defines(n, beta)})
     return d_x
 
 
-def _check(x, n, groups):
+def check(x, n, groups):
+    """Raises ValueError for an even n and for maps that `groups` cannot share."""
     if n % 2 == 0:
         raise ValueError(f"local response normalization needs an odd n, not {n}")
     if len(x) % groups:

@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) max_pool_forward(
   for (int h = p * STRIDE; h < down.end(p); h++) {
     for (int w = q * STRIDE; w < across.end(q); w++) {
       const real value = x[(h * width + w) * images + n];
-      largest = value <= largest ? largest : value;  // NaN is passed on
+      if (value > largest || value != value) largest = value;  // NaN is passed on
     }
   }
   y[((long long)blockIdx.z * rows + p) * cols * images + place] = largest;

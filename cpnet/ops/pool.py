@@ -134,7 +134,7 @@ def _across(x, q):
     return scratch("pool.across", (*x.shape[:2], q, x.shape[3]), x.dtype)
 
 
-def _taps(x, count, axis, z, s):
+def taps(x, count, axis, z, s):
     """For each place of a window along `axis`: x there for every window (a view), and the slice of windows that have it."""
     for place in range(min(z, x.shape[axis])):
         at = [slice(None)] * 4
@@ -146,7 +146,7 @@ def _taps(x, count, axis, z, s):
 
 def _reduce(ufunc, x, out, axis, z, s):
     """out = ufunc over the window's places along `axis`."""
-    (first, _), *others = _taps(x, out.shape[axis], axis, z, s)
+    (first, _), *others = taps(x, out.shape[axis], axis, z, s)
     if not others:
         np.copyto(out, first)
     for number, (tap, inside) in enumerate(others):
@@ -163,8 +163,8 @@ def _to_winner(d_y, y, x, d_x, axis, z, s):
     d_x[...] = 0
     rest = scratch("pool.rest", d_y.shape, d_y.dtype)
     np.copyto(rest, d_y)
-    taps = zip(_taps(x, y.shape[axis], axis, z, s), _taps(d_x, y.shape[axis], axis, z, s), strict=True)
-    for place, ((tap, inside), (d_tap, _)) in enumerate(taps):
+    both = zip(taps(x, y.shape[axis], axis, z, s), taps(d_x, y.shape[axis], axis, z, s), strict=True)
+    for place, ((tap, inside), (d_tap, _)) in enumerate(both):
         if place == z - 1:
             d_tap += rest[inside]
             return
@@ -177,7 +177,7 @@ def _to_winner(d_y, y, x, d_x, axis, z, s):
 def _spread(d_y, d_x, axis, z, s):
     """d_x = d_y, each at every place of its window along `axis`."""
     d_x[...] = 0
-    for d_tap, inside in _taps(d_x, d_y.shape[axis], axis, z, s):
+    for d_tap, inside in taps(d_x, d_y.shape[axis], axis, z, s):
         d_tap += d_y[inside]
 
 

@@ -77,7 +77,7 @@ class RawModule:
         self._functions = {}
         self._library_path = build.kernel_library(self._text(code, options), self.mode, self._search_paths(options))
         build.runtime()
-        self._library = ctypes.CDLL(str(self._library_path))
+        self.library = ctypes.CDLL(str(self._library_path))
 
     def _text(self, code, options):
         # The options become lines after cuda.h, whose own names they might otherwise replace.
@@ -123,7 +123,7 @@ class RawKernel:
     def _of(cls, module, name, number, parameters):
         self = cls.__new__(cls)
         self.module, self.name, self.parameters = module, name, parameters
-        library = module._library
+        library = module.library
         signature = getattr(library, f"cuemu_signature_{number}")
         signature.restype = ctypes.c_char_p
         self.signature = signature().decode().split()

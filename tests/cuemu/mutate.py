@@ -12,6 +12,8 @@ A kernel's tests should notice every one of them: check mode by a CuemuError, or
   are not guards of a size (write v > 0.f where 0 is one), and the conditions of loops are left alone.  Operators must
   have spaces around them, as in this project's kernels.
 
+`switched` puts all of a text's mutants into one, to be compiled once.
+
 A guard that changes nothing but the speed says so: `// guard: performance only`, on its line or on the line above.
 """
 
@@ -21,6 +23,12 @@ from dataclasses import dataclass
 from .errors import CuemuError
 from .source import closing, without_comments
 
+SWITCH = "cuemu_mutant"
+# Read in a function that is not checked: kernels' own reads are, and this is no argument of theirs.
+_SWITCH = f"""extern "C" __attribute__((visibility("default"))) int {SWITCH};
+int {SWITCH} = 0;
+__attribute__((noinline, no_sanitize("thread"))) static int cuemu_mutant_now() {{ return {SWITCH}; }}
+"""
 _MARK = re.compile(r"//\s*guard: performance only")
 _BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|cp_async_wait\s*<[^;<>]*>)\s*\([^;]*?\)\s*;")
 _COMPARISON = re.compile(r"(?<=\s)(<|<=|>|>=)(?=\s)")
@@ -33,6 +41,7 @@ class Mutant:
     line: int
     description: str
     text: str
+    number: int = 0  # of a switched text: which mutant it is when its variable SWITCH is this
 
     def __str__(self):
         return f"{self.file}:{self.line}: {self.description}"
@@ -40,6 +49,34 @@ class Mutant:
 
 def mutants(text, *, barriers=True, guards=True, file="kernel.cu"):
     """Every Mutant of a text, in the order of lines.  A flattened text may contain several files (#line directives)."""
+    for start, end, replacement, description in _changes(text, barriers, guards):
+        name, line = _place(text, start, file)
+        yield Mutant(name, line, description, text[:start] + replacement + text[end:])
+
+
+def switched(text, file="kernel.cu"):
+    """The same Mutants, but of one text: compiled, its int SWITCH chooses among them; 0 is the text as it was."""
+    pieces, places, at = [_SWITCH + f'#line 1 "{file}"\n'], [], 0
+    for number, (start, end, replacement, description) in enumerate(_changes(text), 1):
+        places.append((*_place(text, start, file), description, number))
+        if description.startswith("weakened"):  # of the guard that was removed just before
+            head, shown = pieces.pop()
+            pieces.append((f"{head} cuemu_mutant_now() == {number} ? ({replacement}) :", shown))
+            continue
+        if start < at:
+            raise ValueError(f"a guard within a guard: {description}")
+        pieces.append(text[at:start])
+        kept, at = text[start:end], end
+        if replacement == "{}":
+            pieces.append((f"{{ if (cuemu_mutant_now() != {number})", kept + " }"))
+        else:
+            pieces.append((f"(cuemu_mutant_now() == {number} ? ({replacement}) :", f" ({kept}))"))
+    whole = "".join(piece if isinstance(piece, str) else " ".join(piece) for piece in [*pieces, text[at:]])
+    return [Mutant(*place[:3], whole, place[3]) for place in places]
+
+
+def _changes(text, barriers=True, guards=True):
+    """[(start, end, what stands there in the mutant, description)] in order."""
     code = _without_directives(_without_gpu_only(without_comments(text)))
     marked = _marked_lines(text)
     changes = []
@@ -47,9 +84,7 @@ def mutants(text, *, barriers=True, guards=True, file="kernel.cu"):
         changes += list(_without_barriers(code))
     if guards:
         changes += [change for change in _weaker_guards(code) if text.count("\n", 0, change[0]) not in marked]
-    for start, end, replacement, description in sorted(changes):
-        name, line = _place(text, start, file)
-        yield Mutant(name, line, description, text[:start] + replacement + text[end:])
+    return sorted(changes, key=lambda change: (change[:2], change[3]))
 
 
 def survey(text, run, **selection):

@@ -1,5 +1,6 @@
 """What is around the machine: the cache of compiled kernels, the rewriting of their text, and mutants."""
 
+import ctypes
 import os
 import threading
 from pathlib import Path
@@ -88,6 +89,31 @@ def test_mutants():
     lines = (EXAMPLES / "tile.cu").read_text().splitlines()
     assert all(mutant.file == "tile.cu" for mutant, _ in results)
     assert all("m < M" in lines[mutant.line - 1] for mutant, _ in results if "m < M" in mutant.description)
+
+
+def test_switched_mutants_are_the_same():
+    """One text for all: by its switch it does what each mutant's own text does, and says where."""
+    text = cuemu.flatten(EXAMPLES / "tile.cu")
+    x, w = rng.standard_normal((13, 100)).astype(np.float32), rng.standard_normal(13).astype(np.float32)
+    want = w.astype(np.float64) @ x
+
+    def outcome(text, number):
+        y = np.full(100, np.nan, np.float32)
+        module = cuemu.RawModule(code=text, mode="check")
+        if number is not None:
+            ctypes.c_int.in_dll(module.library, mutate.SWITCH).value = number
+        try:
+            module.get_function("weighted_sum")((2,), (64,), (x, w, y, np.int32(13), np.int32(100)))
+        except cuemu.CuemuError as error:
+            return str(error).splitlines()[0]
+        return np.allclose(y, want, atol=1e-5)
+
+    apart, together = list(mutate.mutants(text)), mutate.switched(text)
+    assert [str(mutant) for mutant in apart] == [str(mutant) for mutant in together]
+    assert [mutant.number for mutant in together] == list(range(1, 9)) and len({mutant.text for mutant in together}) == 1
+    assert outcome(together[0].text, 0) is True
+    outcomes = [outcome(mutant.text, None) for mutant in apart]
+    assert [outcome(mutant.text, mutant.number) for mutant in together] == outcomes and True not in outcomes
 
 
 def test_which_comparisons_are_guards():

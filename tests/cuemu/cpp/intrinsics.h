@@ -74,6 +74,7 @@ template <class A, class B> __forceinline__ CuemuCommon<A, B> max(A a, B b) { re
 
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline double rsqrt(double x) { return 1. / sqrt(x); }
+inline float rsqrt(float x) { return rsqrtf(x); }
 inline float __saturatef(float x) { return x > 0.f ? (x < 1.f ? x : 1.f) : 0.f; }
 // The fast approximations are as accurate here as the real functions.
 #define __expf(x) expf(x)
