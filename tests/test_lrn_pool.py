@@ -133,9 +133,9 @@ def test_buffers_that_do_not_fit_are_refused():
 # In nets
 
 
-def table(relu_first, **windows):
+def table(relu_first, reads="column", **windows):
     """Block 1 in the paper's order, or in that of the authors' code, and a layer above it."""
-    block = [LRN("lrn1", alpha=0.5), MaxPool("pool1", **windows)]
+    block = [LRN("lrn1", alpha=0.5, reads=reads), MaxPool("pool1", **windows)]
     block = [ReLU("relu1"), *block] if relu_first else [*block, ReLU("relu1")]
     return nets.Table({"name": "tiny"}, (2, 7, 8), 2, [
         Conv("conv1", 4, 3, pad=1, reads="all", std=0.3), *block,
@@ -149,11 +149,12 @@ def gpu(monkeypatch):
     return Emulated("cuemu")
 
 
-@pytest.mark.parametrize("relu_first, count", [(True, 1), (True, 2), (False, 1)])
-def test_a_net_learns_the_same(gpu, rng, relu_first, count):
+@pytest.mark.parametrize("relu_first, count, reads", [(True, 1, "column"), (True, 2, "column"), (False, 1, "column"),
+                                                      (True, 1, "all")])
+def test_a_net_learns_the_same(gpu, rng, relu_first, count, reads):
     """On the CPU, where they are two operations, and on a GPU as one; what a watcher sees is the same, too."""
     placed = [gpu, Emulated("cuemu 2")][:count]
-    nets_of = [Network(table(relu_first), where, seed=3, dtype=np.float64) for where in ([Device()] * count, placed)]
+    nets_of = [Network(table(relu_first, reads), where, seed=3, dtype=np.float64) for where in ([Device()] * count, placed)]
     layer = next(index for index, layer in enumerate(nets_of[0].table.layers) if layer.name == "pool1")
     assert [net.parts[layer][0].norm is not None for net in nets_of] == [False, True]
     assert nets_of[1].parts[0][0].masked == relu_first
@@ -179,5 +180,6 @@ def test_a_net_learns_the_same(gpu, rng, relu_first, count):
 
 def test_what_is_not_fused(gpu):
     for net in (Network(table(True), [gpu], fuse_pools=False), Network(table(True, z=4), [gpu]),
+                Network(table(True, "all"), [gpu, Emulated("cuemu 2")]),
                 Network(table(True, z=3, s=3), [gpu]), Network(table(True), [Device()])):
         assert net.parts[3][0].norm is None and not net.parts[2][0].fused and not net.parts[0][0].masked
