@@ -1,5 +1,6 @@
 """The bench of training on a CPU, and the command that runs all parts: resumed, out of time, with parts that fail."""
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -28,7 +29,8 @@ def test_training_is_measured(monkeypatch, tmp_path, capsys):
 def test_training_is_measured_on_a_gpu(monkeypatch, tmp_path):
     """An emulated one, with graphs: what is repeated alone is the graph's own batch, so nothing is copied."""
     cuemu.require()
-    table = network().table
+    small = network().table
+    table = replace(small, settings={**small.settings, "profile": "paper"})
     monkeypatch.setattr(device, "SEEDS", (1,))
     monkeypatch.setattr(train, "WARM", 2)
     monkeypatch.setattr(train.nets, "build", lambda *settings: table)
