@@ -92,12 +92,11 @@ def draw(best, level, epoch, title, path):
     for unit, (name, style) in UNITS.items():
         steps, errors = zip(*best[unit].probes, strict=True)
         axes.plot([step / epoch for step in steps], errors, style, color="k", linewidth=1.5,
-                  label=f"{name}, rate {best[unit].rate:.3g}")
+                  label=f"{name}, rate {best[unit].rate:.3g}"
+                  + (f": {best[unit].updates:,} updates" if best[unit].updates else ": not reached"))
         if best[unit].updates:
-            axes.annotate(f"{best[unit].updates:,} updates", (best[unit].updates / epoch, level), (0, -14), color="C3",
-                          textcoords="offset points", ha="center", fontsize=8)
-            axes.plot(best[unit].updates / epoch, level, "o", color="C3", markersize=4)
-    axes.axhline(level, color="C3", linewidth=0.8, linestyle=":")
+            axes.plot(best[unit].updates / epoch, errors[-1], "o", color="C3", markersize=4)
+    axes.axhline(level, color="C3", linewidth=0.8, linestyle=":", label=f"{level:.1%}")
     axes.set(xlabel="epochs", ylabel="training error", title=title)
     axes.set_ylim(0, 1)
     axes.set_xlim(left=0)
