@@ -1,6 +1,6 @@
 """Command line: `python run.py [options]` trains; `python run.py COMMAND --help` explains the other commands:
-evaluate, predict, summary, gradcheck, ablate, filters, features, codes, neighbours, report, fetch, prepare, check,
-synthetic, export, import.
+evaluate, predict, summary, gradcheck, ablate, figure1, filters, features, codes, neighbours, report, fetch, prepare, subset,
+check, synthetic, export, import.
 """
 import difflib
 import importlib
@@ -10,8 +10,8 @@ from cpnet.errors import CpnetError
 from cpnet.options import fail
 from data.dataset import DataError
 
-COMMANDS = ("evaluate", "predict", "summary", "gradcheck", "ablate", "filters", "features", "codes", "neighbours", "report",
-            "fetch", "prepare", "check", "synthetic", "export", "import")  # in cpnet/commands/
+COMMANDS = ("evaluate", "predict", "summary", "gradcheck", "ablate", "figure1", "filters", "features", "codes", "neighbours",
+            "report", "fetch", "prepare", "subset", "check", "synthetic", "export", "import")  # in cpnet/commands/
 
 
 def main(words):

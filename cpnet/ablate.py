@@ -7,7 +7,6 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
 from cpnet.nets import NETS
 
@@ -51,20 +50,6 @@ def choose(only, net, colour):
             raise CpnetError(f"--only {name}: there is no such variant; there are {', '.join(sorted(names))}")
     idle = ["no-colour"] * (not colour) + ["one-column"] * (f"{net}-one-column" not in NETS)
     return [variant for variant in VARIANTS if variant.name == "base" or variant.name in (only or names - set(idle))]
-
-
-def begin(root, settings):
-    """Make the folder of a series, or make sure that it is this series'. Raises CpnetError where it is another one's."""
-    path = Path(root) / "ablate.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(settings, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text())
-    for key in settings:
-        if before.get(key) != settings[key]:
-            raise CpnetError(f"{root}: was begun with {key} {before.get(key)}, not {settings[key]}: "
-                             "give the same options to go on, or another --runs")
 
 
 def result(folder):

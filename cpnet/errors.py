@@ -3,3 +3,7 @@
 
 class CpnetError(Exception):
     """A setting, file or run that cannot be used; the message names it and says what to do."""
+
+
+class Diverged(CpnetError):
+    """A run's loss or weights are not finite any more: its learning rate is too large."""

@@ -69,7 +69,7 @@ def _over_epochs(history, path, size):
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_net(table, path):
@@ -93,7 +93,7 @@ def draw_net(table, path):
                         "arrowstyle": "->", "color": "0.3" if own else "C3", "linewidth": 1})
     axes.set(xlim=(-1.6, len(rows) - 0.4), ylim=(table.columns - 0.35, -0.65))
     axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _pooled(table):
@@ -131,7 +131,7 @@ def draw_neighbours(dataset, split, queries, found, path):
             place.set_title(_short(dataset.classes[label]), fontsize=7, color="C3" if label != own else "0.2")
         for side in row[0].spines.values():
             side.set(visible=True, linewidth=2, color="C0")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
@@ -152,7 +152,7 @@ def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
         for place, k in enumerate(best):
             bars.text(0.02, place, _short(classes[k]), va="center", fontsize=7.5)
         bars.set(xlim=(0, 1), ylim=(top - 0.4, -0.6))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _show(axes, image):
@@ -185,7 +185,7 @@ def draw_confusion(table, classes, path):
             if number:
                 axes.text(j, i, f"{number}", ha="center", va="center", fontsize=9 if count <= 12 else 7,
                           color="w" if share[i, j] > 0.5 else "0.2")
-    _save(figure, path)
+    save(figure, path)
 
 
 def as_svg(draw, *arguments, **options):
@@ -196,7 +196,7 @@ def as_svg(draw, *arguments, **options):
     return content.getvalue()
 
 
-def _save(figure, path):
+def save(figure, path):
     """Write the picture, and forget it. Raises CpnetError where the file cannot be written."""
     try:
         with warnings.catch_warnings():

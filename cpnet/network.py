@@ -186,7 +186,8 @@ class Network:
                 gradients = scatter_sum(gradients, below)
 
     def update(self, rate, *, momentum=0.9, decay=None, loss=None):
-        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own.
+        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own;
+        0 is none anywhere.
 
         loss: float64, on the first device. Nothing changes if its first number is not finite.
         """
@@ -199,7 +200,7 @@ class Network:
         decay = self.table.decay if decay is None else decay
         for segments, rule, values in zip(self.segments, self.rules, self.values, strict=True):
             rule.set([rate * segment.rate for segment in segments],
-                     [decay if segment.decay is None else segment.decay for segment in segments], values)
+                     [segment.decay if decay and segment.decay is not None else decay for segment in segments], values)
 
     def _loss_on(self, d, loss):
         """`loss` where device d can read it."""

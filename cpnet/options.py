@@ -54,6 +54,17 @@ whole, positive = number(int, 0, "a whole number, 0 or more"), number(int, 1, "a
 above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), number(float, 0, "a number, 0 or more")
 
 
+def share(text):
+    """An argument type: 0.1% or 0.001 → 0.001."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 0.1% or 0.001")
+    return value
+
+
 def net_options(parser):
     """Options that choose a net."""
     parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-one-column, mini-conv6, "

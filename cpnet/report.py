@@ -54,9 +54,10 @@ def _top(run):
 
 def _run(run, command, looked):
     settings, (channels, height, width) = run.settings, run.table.image
+    crops = f"{'random' if settings.get('crops', True) else 'central'} crops of {height}×{width}"
     augmented = ["mirrors"] * settings["mirror"] + ["shifts of colour"] * (settings["colour"] and channels == 3)
     rows = [("net", _described(run.table)), ("images", _images(settings["data"], looked)), ("training", _training(run)),
-            ("augmentation", ", ".join([f"random crops of {height}×{width}", *augmented])), ("seed", settings["seed"])]
+            ("augmentation", ", ".join([crops, *augmented])), ("seed", settings["seed"])]
     if settings.get("init_from"):
         fresh = f", but for {', '.join(settings['replace'])}" if settings.get("replace") else ""
         rows.append(("started from", f"{settings['init_from']}{fresh}"))

@@ -18,7 +18,7 @@ LOGGED = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_to
 
 
 class RunFolder:
-    """runs/<name>/: config.json, log.jsonl, curves.png, checkpoint-last.h5, checkpoint-best.h5, filters/."""
+    """runs/<name>/: config.json, log.jsonl, probes.jsonl, curves.png, checkpoint-last.h5, checkpoint-best.h5, filters/."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -80,6 +80,18 @@ class RunFolder:
         if not isinstance(found, dict):
             raise CpnetError(f"{place}: is damaged: it holds no object")
         return found
+
+    def write_probes(self, probes):
+        """Write the errors on a part of the training images, [[step, error], …], if any were measured: one object each."""
+        if probes:
+            lines = [json.dumps({"step": step, "error": error}) + "\n" for step, error in probes]
+            write_atomically(self.path / "probes.jsonl", "".join(lines))
+
+    def probes(self):
+        """What `write_probes` wrote last; [] if that was nothing."""
+        path = self.path / "probes.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [[line["step"], line["error"]] for line in map(json.loads, lines)]
 
     def write_filters(self, epoch, weights):
         """Keep the first layer's weights (F, C, R, S) after this epoch: filters/NNN.npy."""

@@ -53,13 +53,15 @@ class Fixed:
 
 
 def schedule(text, epochs):
-    """The schedule named `text`: "plateau", or epochs such as "25,51,79". Raises CpnetError for anything else."""
+    """The schedule named `text`: "plateau", "constant", or epochs such as "25,51,79". Raises CpnetError for anything else."""
     if text == "plateau":
         return Plateau(patience=max(3, round(epochs / 18)))
+    if text == "constant":
+        return Fixed(())
     try:
         drops = tuple(int(part) for part in text.split(","))
     except ValueError:
         drops = ()
     if not drops or drops[0] < 1 or list(drops) != sorted(set(drops)):
-        raise CpnetError(f"--schedule {text!r}: give plateau, or rising epochs such as 25,51,79")
+        raise CpnetError(f"--schedule {text!r}: give plateau, constant, or rising epochs such as 25,51,79")
     return Fixed(drops)

@@ -9,12 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from cpnet import checkpoint
-from cpnet.errors import CpnetError
+from cpnet.errors import Diverged
 from cpnet.evaluate import Stopped, evaluate
 from cpnet.feed import Feed
 from cpnet.graph import GraphStep
 from cpnet.launch import on_gpu, to_host
 from cpnet.layers import Pass
+from cpnet.probe import Probe
 from cpnet.schedule import schedule
 from cpnet.step import Step
 
@@ -40,6 +41,7 @@ class State:
     seconds: float = 0.0
     schedule: dict | None = None
     history: list = field(default_factory=list)  # one object an epoch, the lines of log.jsonl
+    probes: list = field(default_factory=list)  # [step, error on the probed training images], the lines of probes.jsonl
 
     def best(self):
         """The smallest validation error so far."""
@@ -50,7 +52,8 @@ class Trainer:
     """Trains `network` on `dataset` as `settings` say, in `folder` (a RunFolder), from `state` on.
 
     settings (a dict): epochs, batch, lr, momentum, decay, schedule, seed, mirror, colour, checkpoint_minutes,
-    loader_threads; graph (optional): replay the step as CUDA graphs.
+    loader_threads. Optional: graph, replay the step as CUDA graphs; crops, False for central ones only; probe, after so many
+    steps again and again note the error on a part of the training images; until, end once that error is no larger.
     `stop()` is asked after every step; once true, the run is saved and Stopped raised.
     """
 
@@ -63,6 +66,7 @@ class Trainer:
         work = GraphStep if settings.get("graph") else Step
         self.work = work(network, seed=settings["seed"], momentum=settings["momentum"], decay=settings["decay"])
         self.work.restart(self.state.loss, self.state.wrong, self.state.step)
+        self.probe = Probe(network, dataset, settings["batch"]) if settings.get("probe") else None
         self.saved_at = self.read_at = time.monotonic()
         self.warned = False
         self.remark = ""  # on the last epoch's speed
@@ -73,18 +77,27 @@ class Trainer:
         return self.settings["lr"] / 10**self.schedule.drops
 
     def train(self):
-        """Train to the last epoch. Raises Stopped when asked to stop, CpnetError for a loss that is not finite."""
+        """Train to the last epoch, or `until`. Raises Stopped when asked to stop, Diverged for a loss that is not finite."""
         self.folder.write_history(self.state.history)
+        self.folder.write_probes(self.state.probes)
         if not self.folder.last.exists():
+            self._probe()
             self.save()
-        while self.state.epoch < self.settings["epochs"]:
+        while self.state.epoch < self.settings["epochs"] and not self.reached():
             try:
                 self._epoch()
                 result = self._validate()
             except Stopped:
                 self.save()
+                if self.reached() and not self.stop():
+                    return
                 raise
             self._finish_epoch(result)
+
+    def reached(self):
+        """Whether the training error has come down to where the run ends."""
+        until = self.settings.get("until")
+        return until is not None and bool(self.state.probes) and self.state.probes[-1][1] <= until
 
     def step(self, images, labels):
         """One step: forward, loss, backward, update. Its loss and errors are in the state once `read` has been called."""
@@ -92,11 +105,11 @@ class Trainer:
         self.state.step += 1
 
     def read(self, images):
-        """Bring the state's sums up to date, which waits for a GPU. Raises CpnetError if the loss is not finite."""
+        """Bring the state's sums up to date, which waits for a GPU. Raises Diverged if the loss is not finite."""
         loss, wrong, steps = self.work.read()
         self.read_at = time.monotonic()
         if not math.isfinite(loss):
-            raise CpnetError(self._diagnosis(images, loss, steps))
+            raise Diverged(self._diagnosis(images, loss, steps))
         self.state.loss, self.state.wrong = loss, wrong
 
     def save(self, best=False):
@@ -106,6 +119,7 @@ class Trainer:
         for path in [self.folder.best] * best + [self.folder.last]:
             checkpoint.save(path, self.network, settings=self.settings, state=asdict(self.state),
                             mean=self.dataset.mean, classes=self.dataset.classes)
+        self.folder.write_probes(self.state.probes)
         self.saved_at = time.monotonic()
 
     def _epoch(self):
@@ -113,7 +127,7 @@ class Trainer:
         settings, state = self.settings, self.state
         with Feed(self.network, self.dataset, "train", batch=settings["batch"], seed=settings["seed"], epoch=state.epoch,
                   start=state.batch, drop_last=True, shuffle=settings.get("shuffle", "full"), mirror=settings["mirror"],
-                  colour=settings["colour"], threads=settings["loader_threads"]) as feed, \
+                  colour=settings["colour"], crops=settings.get("crops", True), threads=settings["loader_threads"]) as feed, \
              tqdm(total=state.images + len(feed) * settings["batch"], initial=state.images, unit=" images", leave=False,
                   desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
             last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
@@ -121,7 +135,9 @@ class Trainer:
                 self.step(images, labels)
                 state.batch += 1
                 state.images += len(labels)
-                stop, due = self.stop(), time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]
+                self._probe()
+                stop = self.stop() or self.reached()
+                due = time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]
                 if stop or due or state.batch == last or self._may_read():
                     self.read(images)
                     bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
@@ -133,6 +149,11 @@ class Trainer:
                 if due:
                     self.save()
             self.remark = feed.remark(time.perf_counter() - began)
+
+    def _probe(self):
+        """Note the error on the probed images, if this is a step to do so."""
+        if self.probe and self.state.step % self.settings["probe"] == 0:
+            self.state.probes.append([self.state.step, self.probe()])
 
     def _may_read(self):
         """Whether the sums cost nothing, or have not been read for a while, or `_notice` looks at them."""
@@ -200,8 +221,8 @@ class Trainer:
     def _check_finite(self):
         for name in self.network.parameters:
             if not np.isfinite(self.network.get("values", name)).all():
-                raise CpnetError(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
-                                 f"from before. Try a smaller --lr than {self.settings['lr']:g}")
+                raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
+                               f"from before. Try a smaller --lr than {self.settings['lr']:g}")
 
 
 class Stopping:

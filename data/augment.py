@@ -19,21 +19,25 @@ View = namedtuple("View", "top left mirror shift")
 View.__doc__ = "Of n images: crop corner top, left int64 (n,); mirror bool (n,); colour shift float (n, C), or None."
 
 
-def random_views(count, shape, crop, seed, epoch, *, mirror=True, pca=None):
+def random_views(count, shape, crop, seed, epoch, *, mirror=True, pca=None, crops=True):
     """One random View for each of `count` images of shape (C, H, W), section 4.1.
 
-    The corner is uniform over all (H−crop+1)·(W−crop+1) places; a mirror has probability ½; the shift is
-    vectors @ (α · std), α ~ N(0, 0.1), one per image (pca: a Colour, or None for no shift).
+    The corner is uniform over all (H−crop+1)·(W−crop+1) places, or, without `crops`, that of the central crop; a mirror has
+    probability ½; the shift is vectors @ (α · std), α ~ N(0, 0.1), one per image (pca: a Colour, or None for no shift).
     """
     _, height, width = shape
-    across = width - crop + 1
-    place = generator(seed, epoch, CROP).integers((height - crop + 1) * across, size=count)
+    if crops:
+        across = width - crop + 1
+        place = generator(seed, epoch, CROP).integers((height - crop + 1) * across, size=count)
+        top, left = place // across, place % across
+    else:
+        top, left, _, _ = take(centre_view(shape, crop), count)
     mirrors = generator(seed, epoch, MIRROR).random(count, dtype=np.float32) < 0.5 if mirror else np.zeros(count, bool)
     shift = None
     if pca is not None:
         alpha = COLOUR_STD * generator(seed, epoch, COLOUR).standard_normal((count, 3), dtype=np.float32)
         shift = (alpha * pca.std) @ pca.vectors.T
-    return View(place // across, place % across, mirrors, shift)
+    return View(top, left, mirrors, shift)
 
 
 def centre_view(shape, crop):

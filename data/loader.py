@@ -38,7 +38,8 @@ class Loader:
     shuffle         mode "train": "full", or "blocks" for disks that cannot seek fast (data/order.py)
     rank, ranks     this loader's part of every batch of ranks·batch images: the ranks' batches together are those of one
                     loader with that batch size. All ranks have equally many; an incomplete last one may be empty
-    mirror, colour  mode "train": may mirror; may shift colours (of colour sets)
+    mirror, colour, crops
+                    mode "train": may mirror; may shift colours (of colour sets); may crop elsewhere than in the centre
     threads, ring   worker threads; batches in memory, the consumer's own included (2 or more overlap with it)
     dtype           float32 or float64
     raw             RawBatch instead, for a GPU that does the rest (cpnet/ops/crops): a quarter of the bytes and the work
@@ -52,14 +53,15 @@ class Loader:
     """
 
     def __init__(self, dataset, split, *, batch, crop, mode="train", seed=0, epoch=0, start=0, drop_last=False, shuffle="full",
-                 rank=0, ranks=1, mirror=True, colour=True, threads=1, ring=4, dtype=np.float32, raw=False, flip=False,
-                 allocate=np.empty):
+                 rank=0, ranks=1, mirror=True, colour=True, crops=True, threads=1, ring=4, dtype=np.float32, raw=False,
+                 flip=False, allocate=np.empty):
         part = dataset.split(split)
         _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype)
         shape = part.image_shape
         if mode == "train":
             order = epoch_order(len(part), seed, epoch, shuffle)
-            views = random_views(len(part), shape, crop, seed, epoch, mirror=mirror, pca=dataset.pca if colour else None)
+            pca = dataset.pca if colour else None
+            views = random_views(len(part), shape, crop, seed, epoch, mirror=mirror, pca=pca, crops=crops)
         else:
             order = np.arange(len(part))
             views = [centre_view(shape, crop)] if mode == "centre" else ten_views(shape, crop)

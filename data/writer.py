@@ -22,10 +22,10 @@ class Writer:
 
     All of it goes to a temporary file beside `out`, which is synced and renamed at the end of the block. If the block
     raises, or something is missing at its end, the temporary file is removed and whatever was at `out` stays.
-    compress: gzip the pixels; for small sets, which a Dataset then holds in memory.
+    compress: gzip the pixels; for small sets, which a Dataset then holds in memory. synsets: the classes' WNIDs, if any.
     """
 
-    def __init__(self, out, classes, shape, *, source, compress=False):
+    def __init__(self, out, classes, shape, *, source, compress=False, synsets=None):
         self.out, self.shape, self.compress = os.fspath(out), tuple(shape), compress
         self.folder = check_place(self.out)
         if len(classes) < 2:
@@ -36,7 +36,7 @@ class Writer:
             self.file = h5py.File(self.temporary, "w")
         except OSError as error:
             raise DataError(f"{self.out}: cannot be written: {str(error).splitlines()[0]}") from error
-        write_header(self.file, self.classes, source)
+        write_header(self.file, self.classes, source, synsets)
 
     @staticmethod
     def _are(classes):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cpnet import ablate
 from cpnet.checkpoint import write_atomically
-from cpnet.commands import train
+from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.options import Parser, device_options, positive
 
@@ -27,21 +27,15 @@ def main(words):
         net = train.new_settings(train.parser("").parse(words), dataset)["table"]["name"]
         variants = ablate.choose(options.only, net, dataset.channels == 3)
         data = str(Path(dataset.path).resolve())
-    ablate.begin(options.runs, {"data": data, "net": net, "epochs": options.epochs, "batch": options.batch})
+    series.begin(Path(options.runs) / "ablate.json",
+                 {"data": data, "net": net, "epochs": options.epochs, "batch": options.batch})
     shared = ["--data", data, "--epochs", options.epochs, "--batch", options.batch]
-    places = [word for key in ("devices", "threads", "loader_threads") if getattr(options, key)
-              for word in (f"--{key.replace('_', '-')}", getattr(options, key))]
     results = {}
     for seed in range(options.seeds):  # a first row of everything before the second seed of anything
         for variant in variants:
             name = f"{variant.name}-{seed}"
             chosen = f"{net}-one-column" if variant.name == "one-column" else net
-            run = ["--runs", options.runs, *places]
-            if (Path(options.runs) / name / "checkpoint-last.h5").exists():
-                run += ["--resume", name]
-            else:
-                run += ["--name", name, "--seed", seed, "--net", chosen, *shared, *variant.options, "--overwrite"]
-            code = train.main([str(word) for word in run])
+            code = series.run(options, name, ["--seed", seed, "--net", chosen, *shared, *variant.options])
             if code:
                 return code
             results.setdefault(variant.name, []).append(ablate.result(Path(options.runs) / name))

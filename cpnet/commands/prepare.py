@@ -1,22 +1,10 @@
 """Images of any kind to a data set."""
-import argparse
 import os
 import sys
 
-from cpnet.options import Parser, above_zero, fail, positive, whole
+from cpnet.options import Parser, above_zero, fail, positive, share, whole
 from data.part import STORES
 from data.prepare import prepare
-
-
-def share(text):
-    """0.1% or 0.001 → 0.001."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 0.1% or 0.001")
-    return value
 
 
 def main(words):

@@ -9,7 +9,7 @@ from cpnet.commands.common import default_devices, open_data, place
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
 from cpnet.graph import check
-from cpnet.options import Parser, above_zero, device_options, net_options, net_settings, positive, whole, zero_or_more
+from cpnet.options import Parser, above_zero, device_options, net_options, net_settings, positive, share, whole, zero_or_more
 from cpnet.run_folder import RunFolder, find, first_free
 from cpnet.schedule import schedule
 from cpnet.train import State, Stopping, Trainer
@@ -26,9 +26,11 @@ def parser(description):
     known.add_argument("--batch", type=positive, default=128, help="images an update")
     known.add_argument("--lr", type=above_zero, help="learning rate at the start (default: 0.01; four-layer 0.001)")
     known.add_argument("--momentum", type=zero_or_more, default=0.9, help="of the update rule")
-    known.add_argument("--weight-decay", type=zero_or_more, help="of the update rule (default: 0.0005; four-layer 0.004)")
-    known.add_argument("--schedule", help="plateau: rate ÷10 when the validation error stops improving, three times; or "
-                                           "the epochs to drop after, such as 25,51,79 (default: plateau; as-run 25,51,79)")
+    known.add_argument("--weight-decay", type=zero_or_more,
+                       help="of the update rule; 0: none at all (default: 0.0005; four-layer 0.004)")
+    known.add_argument("--schedule", help="plateau: rate ÷10 when the validation error stops improving, three times; "
+                                           "constant; or the epochs to drop after, such as 25,51,79 (default: plateau; as-run "
+                                           "25,51,79)")
     known.add_argument("--init-from", metavar="CHECKPOINT", help="start from trained weights, on this or other classes")
     known.add_argument("--replace", type=names, default=[], metavar="LAYERS",
                        help="with --init-from: start these layers afresh, such as fc8 or fc7,fc8")
@@ -38,6 +40,10 @@ def parser(description):
                        help="full; or blocks, for a file larger than memory on a disk that seeks slowly (docs/data.md)")
     known.add_argument("--no-mirror", dest="mirror", action="store_false", help="no horizontal reflections")
     known.add_argument("--no-colour", dest="colour", action="store_false", help="no shift of colours")
+    known.add_argument("--no-crop", dest="crops", action="store_false", help="no random crops: always the centre")
+    known.add_argument("--probe", type=positive, metavar="UPDATES",
+                       help="so often, note the error on 1,000 training images, seen as in testing, in probes.jsonl")
+    known.add_argument("--until", type=share, metavar="ERROR", help="end as soon as --probe finds this error, such as 25%%")
     known.add_argument("--seed", type=whole, default=0, help="of weights, order, augmentation and dropout")
     device_options(known)
     known.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
@@ -94,9 +100,12 @@ def main(words, description=__doc__):
             trainer.train()
         except Stopped:
             print(f"stopped by {stopping.signal.name} after step {trainer.state.step}; everything is saved: "
-                  f"go on with python run.py --resume {folder.path.name}")
+                  f"go on with python run.py --resume {folder.path.name}"
+                  + f" --runs {options.runs}" * (options.runs != known.get_default("runs")))
             return 128 + stopping.signal
-    if trainer.state.history:
+    if trainer.reached():
+        print(f"reached a training error of {settings['until']:.2%} after {trainer.state.step:,} updates; see {folder.path}")
+    elif trainer.state.history:
         best = min(trainer.state.history, key=lambda line: line["val_top1"])
         print(f"done: validation top-1 error {best['val_top1']:.2%} at best, in epoch {best['epoch']}; see {folder.path}")
     return 0
@@ -118,8 +127,10 @@ def new_settings(options, dataset):
                          f"{options.batch}; choose a smaller --batch")
     if options.replace and not options.init_from:
         raise CpnetError("--replace names layers that do not start from a checkpoint: give that with --init-from")
-    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "shuffle", "mirror", "colour", "seed", "math",
-            "loader_threads", "checkpoint_minutes", "graph")
+    if options.until is not None and not options.probe:
+        raise CpnetError("--until needs to know how often to look: give --probe UPDATES with it")
+    same = ("batch", "momentum", "init_from", "replace", "lr_scale", "shuffle", "mirror", "colour", "crops", "probe", "until",
+            "seed", "math", "loader_threads", "checkpoint_minutes", "graph")
     return {"table": table.settings, "data": dataset.path, **chosen, **{key: getattr(options, key) for key in same},
             "devices": options.devices or default_devices(table)}
 
