@@ -27,7 +27,7 @@ class Profile:
     epochs: int = 90
 
 
-# The last two are for weights trained in Caffe (import_caffe.py): what they compute is Caffe's, how they start is the paper's.
+# The last two are for weights trained in Caffe (formats/import_caffe.py): they compute what it does, and start as the paper's.
 CAFFE = Profile(bias_rate=2.0, lrn_alpha=2e-5, lrn_k=1.0, lrn_reads="all", crop=(227, 256))
 PROFILES = {"paper": Profile(),
             "as-run": Profile(middle_std=0.03, bias_rate=2.0, lrn_alpha=2e-5, block1="lrn pool act", schedule="25,51,79",

@@ -4,9 +4,9 @@ import json
 import pytest
 
 import run as command_line
-from cpnet import ablate
 from cpnet.errors import CpnetError
 from cpnet.nets import build
+from cpnet.studies import ablate
 from tests.helpers import small_set
 
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet import codes, features, neighbours
 from cpnet.checkpoint import Checkpoint
-from cpnet.codes import Codes, Sign, auto_encoder, make
 from cpnet.columns import Device
 from cpnet.errors import CpnetError
-from cpnet.features import Features
 from cpnet.layers import Pass
 from cpnet.network import Network
 from cpnet.ops.squared_error import squared_error_backward, squared_error_forward
+from cpnet.studies import codes, features, neighbours
+from cpnet.studies.codes import Codes, Sign, auto_encoder, make
+from cpnet.studies.features import Features
 from tests import cuemu, device
 from tests.device import Emulated
 from tests.helpers import ROOT, small_set

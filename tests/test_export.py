@@ -7,7 +7,7 @@ import pytest
 
 import run as command_line
 from cpnet.evaluate import probabilities
-from cpnet.export import Trained, describe, fold_dropout, to_checkpoint
+from cpnet.formats.export import Trained, describe, fold_dropout, to_checkpoint
 from cpnet.layers import LRN, Conv, Linear
 from cpnet.nets import NETS, PROFILES, build
 from tests.helpers import assert_same_arrays, lively, optional

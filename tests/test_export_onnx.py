@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import run as command_line
-from cpnet import export_onnx
 from cpnet.evaluate import probabilities
-from cpnet.export import Trained, describe, to_checkpoint
+from cpnet.formats import export_onnx
+from cpnet.formats.export import Trained, describe, to_checkpoint
 from cpnet.layers import LRN
 from cpnet.nets import build, crop_size
 from data.image import load_image

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet import figure1, probe, run_folder
+from cpnet import probe, run_folder
 from cpnet.columns import devices
 from cpnet.commands import train
 from cpnet.errors import Diverged
@@ -17,6 +17,7 @@ from cpnet.network import Network
 from cpnet.probe import Probe
 from cpnet.run_folder import RunFolder
 from cpnet.schedule import schedule
+from cpnet.studies import figure1
 from cpnet.train import Trainer
 from data.augment import random_views
 from data.dataset import Dataset

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 import run as command_line
-from cpnet import filters
 from cpnet.errors import CpnetError
+from cpnet.studies import filters
 from tests.helpers import small_set
 
 

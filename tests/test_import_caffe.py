@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 import run as command_line
-from cpnet import import_caffe
 from cpnet.checkpoint import Checkpoint
 from cpnet.columns import devices
 from cpnet.errors import CpnetError
-from cpnet.export import to_checkpoint
+from cpnet.formats import import_caffe
+from cpnet.formats.export import to_checkpoint
 from cpnet.layers import LRN
 from cpnet.network import Network
 

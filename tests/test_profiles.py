@@ -5,7 +5,7 @@ import pytest
 import run as command_line
 from cpnet import launch
 from cpnet.columns import Device
-from cpnet.export import Trained, to_checkpoint
+from cpnet.formats.export import Trained, to_checkpoint
 from cpnet.layers import LRN, Conv, MaxPool, Pass, ReLU
 from cpnet.nets import build, crop_size
 from cpnet.ops import lrn

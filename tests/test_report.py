@@ -18,11 +18,11 @@ from cpnet.columns import devices
 from cpnet.commands import train
 from cpnet.commands.report import command
 from cpnet.errors import CpnetError
-from cpnet.features import Features, extract
 from cpnet.network import Network
-from cpnet.report import ALL_CLASSES, WORST, report
-from cpnet.report_facts import Looked, Run, last_hidden_of, snapshots
+from cpnet.report.facts import Looked, Run, last_hidden_of, snapshots
+from cpnet.report.report import ALL_CLASSES, WORST, report
 from cpnet.run_folder import RunFolder
+from cpnet.studies.features import Features, extract
 from data.dataset import Dataset
 from tests.helpers import small_set
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet import features, neighbours
 from cpnet.columns import devices
 from cpnet.errors import CpnetError
-from cpnet.features import Features, ahead, extract, hidden, last_hidden, open_vectors
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import Network
+from cpnet.studies import features, neighbours
+from cpnet.studies.features import Features, ahead, extract, hidden, last_hidden, open_vectors
 from data.dataset import Dataset
 from tests import cuemu
 from tests import device as emulation

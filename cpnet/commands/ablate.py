@@ -2,11 +2,11 @@
 import json
 from pathlib import Path
 
-from cpnet import ablate
 from cpnet.checkpoint import write_atomically
 from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.options import Parser, device_options, positive
+from cpnet.studies import ablate
 
 
 def main(words):

@@ -1,8 +1,8 @@
 """Short binary codes by an auto-encoder, to a file."""
-from cpnet.codes import make
 from cpnet.commands.common import one_device, one_device_options
-from cpnet.features import open_vectors
 from cpnet.options import Parser, above_zero, positive, whole
+from cpnet.studies.codes import make
+from cpnet.studies.features import open_vectors
 
 
 def main(words):

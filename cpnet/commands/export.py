@@ -2,8 +2,8 @@
 from pathlib import Path
 
 from cpnet.checkpoint import write_atomically
-from cpnet.export import from_checkpoint, to_npz, to_safetensors
-from cpnet.export_onnx import to_onnx
+from cpnet.formats.export import from_checkpoint, to_npz, to_safetensors
+from cpnet.formats.export_onnx import to_onnx
 from cpnet.options import Parser
 
 FORMATS = "npz", "safetensors", "onnx"

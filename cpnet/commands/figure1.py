@@ -5,13 +5,13 @@ import math
 import sys
 from pathlib import Path
 
-from cpnet import figure1
 from cpnet.checkpoint import write_atomically
 from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.errors import CpnetError, Diverged
 from cpnet.options import Parser, device_options, positive, share, whole
 from cpnet.run_folder import RunFolder
+from cpnet.studies import figure1
 
 COLOUR, GREY = 0.25, 0.2  # the paper's level, on CIFAR-10; one for Fashion-MNIST, which is easier
 # The grid of rates: the net's own times powers of 2. Short trials begin at 1 and 4 times it and go on in steps of 4.

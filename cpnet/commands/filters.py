@@ -1,9 +1,10 @@
 """Draw the first layer's filters: figure 3."""
 from pathlib import Path
 
-from cpnet import filters, nets
+from cpnet import nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.options import Parser
+from cpnet.studies import filters
 
 
 def main(words):

@@ -1,5 +1,5 @@
 """A checkpoint from weights of this program's `export`, or of Caffe."""
-from cpnet import export, import_caffe
+from cpnet.formats import export, import_caffe
 from cpnet.options import Parser
 
 

@@ -3,13 +3,13 @@ import time
 
 import numpy as np
 
-from cpnet.codes import Codes
 from cpnet.commands.common import one_device, one_device_options, open_data
 from cpnet.errors import CpnetError
-from cpnet.features import Features, Pixels
 from cpnet.figures import draw_neighbours
-from cpnet.neighbours import nearest, nearest_codes, precision, rerank
 from cpnet.options import Parser, positive, whole
+from cpnet.studies.codes import Codes
+from cpnet.studies.features import Features, Pixels
+from cpnet.studies.neighbours import nearest, nearest_codes, precision, rerank
 
 NEAR = 6, 100  # figure 4 shows six
 

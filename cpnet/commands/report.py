@@ -11,8 +11,8 @@ from cpnet.commands.common import load
 from cpnet.errors import CpnetError
 from cpnet.evaluate import see_as_trained
 from cpnet.options import Parser, device_options, positive
-from cpnet.report import report
-from cpnet.report_facts import Run, look, snapshots
+from cpnet.report.facts import Run, look, snapshots
+from cpnet.report.report import report
 from cpnet.run_folder import RunFolder
 from data.dataset import Dataset
 

@@ -9,8 +9,8 @@ from cpnet import nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.errors import CpnetError
 from cpnet.evaluate import check_data, predict_split
-from cpnet.features import hidden
-from cpnet.neighbours import nearest
+from cpnet.studies.features import hidden
+from cpnet.studies.neighbours import nearest
 from data.augment import Cropper, centre_view, take
 from data.dataset import Dataset
 

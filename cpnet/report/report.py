@@ -3,9 +3,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cpnet import figures, filters, scores
-from cpnet.neighbours import precision
-from cpnet.report_page import abreast, alike, first_name, html, page, pairs, picture, png, prediction, table, tag
+from cpnet import figures, scores
+from cpnet.report.page import abreast, alike, first_name, html, page, pairs, picture, png, prediction, table, tag
+from cpnet.studies import filters
+from cpnet.studies.neighbours import precision
 from cpnet.summary import rows as layer_rows
 from cpnet.summary import totals
 from cpnet.train import duration

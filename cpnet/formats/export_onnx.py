@@ -13,7 +13,7 @@ import json
 import numpy as np
 
 from cpnet.errors import CpnetError
-from cpnet.export import INPUT, describe, fold_dropout, groups, optional
+from cpnet.formats.export import INPUT, describe, fold_dropout, groups, optional
 from cpnet.layers import LRN, AveragePool, Conv, Dropout, Linear, MaxPool, ReLU, Tanh
 
 OPSET, IR = 11, 6  # of ONNX 1.6 (2019): the operators have all that is needed, and nearly every reader knows them

@@ -8,9 +8,9 @@ import numpy as np
 
 from cpnet.arrays import chunks, parallel
 from cpnet.columns import Device
-from cpnet.features import ahead
 from cpnet.launch import GRID, on_gpu, to_host
 from cpnet.ops.nearest import euclidean_keys, hamming_keys, smallest, square_sums
+from cpnet.studies.features import ahead
 
 BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 1 << 13  # of what is searched, read at a time
 KEYS_CPU, KEYS_GPU = 1 << 17, 1 << 26  # keys of a task, some of the queries against a block: on a CPU they stay in the cache

@@ -14,7 +14,7 @@ import numpy as np
 
 from cpnet import nets
 from cpnet.errors import CpnetError
-from cpnet.export import Trained, fold_dropout, load_npz
+from cpnet.formats.export import Trained, fold_dropout, load_npz
 
 PROFILES = {"alexnet": "caffe-alexnet", "caffenet": "caffenet"}
 CROP = 227

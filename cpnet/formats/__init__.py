@@ -1,0 +1,1 @@
+"""Weights out to other programs, and in from them."""

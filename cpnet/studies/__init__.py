@@ -1,0 +1,1 @@
+"""What the paper does with trained nets: ablations, its figures, images alike."""
