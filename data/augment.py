@@ -63,21 +63,27 @@ def take(view, images):
     return View(*(None if field is None else field[images] for field in view))
 
 
-def mirrored(pixels):
-    """pixels uint8 (…, W), contiguous, with every row reversed."""
+def mirror_into(out, pixels):
+    """Rows of pixels uint8 (…, W), each contiguous, reversed into `out`."""
     if pixels.shape[-1] % 8:
-        return pixels[..., ::-1]
-    # Eight at a time: words in reverse order, each with its bytes swapped.
-    return pixels.view(">u8")[..., ::-1].astype("<u8").view(np.uint8)
+        out[...] = pixels[..., ::-1]
+    else:  # eight at a time: words in reverse order, each with its bytes swapped
+        out.view(">u8")[...] = pixels.view("<u8")[..., ::-1]
 
 
 def cut(raw, view, out, *, mirror):
     """Crops of raw uint8 (n, C, H, W) as View says → out uint8 (n, C, crop, crop); mirrored only if `mirror`."""
-    windows = sliding_window_view(raw, out.shape[1:], axis=(1, 2, 3))[:, 0]
-    for flip in (False, True):
-        which = np.flatnonzero((view.mirror & mirror) == flip)
-        pixels = windows[which, view.top[which], view.left[which]]
-        out[which] = mirrored(pixels) if flip else pixels
+    crop = out.shape[-1]
+    if not mirror:  # all by one call: a thread that launches kernels meanwhile is hardly interrupted
+        out[...] = sliding_window_view(raw, out.shape[1:], axis=(1, 2, 3))[np.arange(len(raw)), 0, view.top, view.left]
+        return
+    corners = zip(view.top.tolist(), view.left.tolist(), view.mirror.tolist(), strict=True)
+    for image, (top, left, flip), place in zip(raw, corners, out, strict=True):
+        pixels = image[:, top:top + crop, left:left + crop]
+        if flip:
+            mirror_into(place, pixels)
+        else:
+            place[...] = pixels
 
 
 class Cropper:
@@ -109,7 +115,9 @@ class Cropper:
             for row in [*range(0, crop - height, height), crop - height]:  # the last may repeat a part of the one before
                 pixels = pixels_at[images, view.top + row, view.left]
                 if len(flipped):
-                    pixels[flipped] = mirrored(pixels[flipped])
+                    turned = pixels[flipped]
+                    mirror_into(turned, turned.copy())
+                    pixels[flipped] = turned
                 values = means_at[mirror, view.top + row, mean_left]
                 np.subtract(pixels, values, out=values)
                 if shift is not None:
