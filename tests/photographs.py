@@ -5,8 +5,9 @@
     python run.py prepare FOLDER photographs.h5 --size S
 
 FOLDER gets train/ and val/ with a folder of patches for each photograph: squares of one to three times S pixels at random
-places, scaled to S×S; those for validation come from the right-hand fifth, those for training from the rest. Photographs whose
-package is missing are left out; nothing of them is kept in this repository. Their licences:
+places, smaller ones where there is no room, scaled to S×S. Those for validation come from the right-hand fifth, those for
+training from the rest. Photographs whose package is missing are left out; nothing of them is kept in this repository. Their
+licences:
 
     hopper      matplotlib     public domain, US Navy
     astronaut, hubble          scikit-image, public domain, NASA
@@ -46,7 +47,7 @@ def installed():
 def patches(photograph, count, size, random):
     """`count` random patches of an image, scaled to size×size."""
     for _ in range(count):
-        side = int(random.integers(size, min(3 * size, *photograph.size) + 1))
+        side = int(random.integers(min(size, *photograph.size), min(3 * size, *photograph.size) + 1))
         left, top = (int(random.integers(length - side + 1)) for length in photograph.size)
         yield photograph.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
 

@@ -20,6 +20,8 @@ def test_patches_lie_where_they_should(tmp_path, monkeypatch):
         spans = pixels[:, 0, -1, 0] - pixels[:, 0, 0, 0]
         assert 12 <= spans.min() and spans.max() <= 48  # one to three times the size
         assert np.ptp(pixels[:, 0, 0, 1]) > 10  # not always the same place
+    photographs.write(tmp_path / "large", 5, 64)  # the part for validation is 40 pixels wide
+    assert Image.open(tmp_path / "large" / "val" / "ramp" / "00000.png").size == (64, 64)
 
 
 def test_filters_of_a_colour_net(tmp_path, monkeypatch, capsys):
