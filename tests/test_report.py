@@ -272,6 +272,15 @@ def test_a_thousand_classes_of_large_images(rng):
     assert 0.3 < error < 0.34 and f"{error:.1%}" in found.text
 
 
+@pytest.mark.parametrize("schedule, words", [
+    ("plateau", "learning rate 0.01, divided by 10 when the validation error stops improving; "),
+    ("2,4", "learning rate 0.01, divided by 10 after epochs 2, 4; "), ("constant", "learning rate 0.01 throughout; ")])
+def test_the_schedule_in_words(schedule, words):
+    settings = {"table": nets.build("mini", (1, 24, 24), 10).settings, "data": "i.h5", "epochs": 9, "batch": 128, "lr": 0.01,
+                "momentum": 0.9, "decay": 0.0005, "schedule": schedule, "seed": 0, "mirror": True, "colour": True}
+    assert words in Page(report(Run("i", settings, [], None, {}), "python run.py", None, "no images")).text
+
+
 def test_snapshots_are_evenly_spaced(tmp_path):
     folder = RunFolder(tmp_path / "a")
     folder.create({})

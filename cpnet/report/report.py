@@ -100,9 +100,9 @@ def _images(path, looked):
 def _training(run):
     settings, steps = run.settings, run.history[-1]["step"] if run.history else 0
     done = f"{len(run.history)} of {_epochs(settings['epochs'])}, {steps:,} updates of {settings['batch']} images"
-    when = "when the validation error stops improving" if settings["schedule"] == "plateau" else \
-        f"after epochs {settings['schedule'].replace(',', ', ')}"
-    return (f"{done}; learning rate {settings['lr']:g}, divided by 10 {when}; momentum {settings['momentum']:g}, "
+    drops = {"plateau": ", divided by 10 when the validation error stops improving", "constant": " throughout"}.get(
+        settings["schedule"], f", divided by 10 after epochs {settings['schedule'].replace(',', ', ')}")
+    return (f"{done}; learning rate {settings['lr']:g}{drops}; momentum {settings['momentum']:g}, "
             f"weight decay {settings['decay']:g}")
 
 
