@@ -6,6 +6,7 @@ from any number of threads.
 """
 import io
 import os
+from functools import cached_property
 from time import perf_counter
 
 import numpy as np
@@ -47,9 +48,14 @@ class FilePixels:
     def __init__(self, fd, path, name, offset, starts):
         self.fd, self.path, self.name, self.offset, self.starts = fd, path, name, offset, starts
         self.opened = self._stamp()
-        self.map, self.hinted = Map(fd), HINTED
+        self.hinted = HINTED
         if hasattr(os, "posix_fadvise"):  # every read is large and says all it wants: reading on past it would be waste
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+    @cached_property
+    def map(self):
+        """The file, mapped when it is first gathered from: who reads in order, or JPEGs, never does."""
+        return Map(self.fd)
 
     def close(self):
         """Forget the file: a late read fails, and cannot hit a file that reuses the number."""
