@@ -2,6 +2,7 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
+from data.augment import central_crops
 from data.image import load_image
 
 
@@ -11,11 +12,7 @@ def load_crops(paths, mean, crop):
     mean (C, H, W): the data set's mean image; its channels and size are the images'. The shorter side is scaled to that
     size, the central square kept, and of it the central crop, as in validation. Raises DataError for a file that is no image.
     """
-    size = mean.shape[1]
-    images = np.stack([load_image(path, size, channels=len(mean)) for path in paths], axis=-1).astype(np.float32)
-    images -= mean[..., None]
-    start = (size - crop) // 2
-    return np.ascontiguousarray(images[:, start:start + crop, start:start + crop])
+    return central_crops(np.stack([load_image(path, mean.shape[1], channels=len(mean)) for path in paths]), mean, crop)
 
 
 def predict(network, mean, classes, paths, *, top=5, batch=32):

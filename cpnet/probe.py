@@ -2,7 +2,7 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
-from data.augment import Cropper, centre_view, take
+from data.augment import central_crops
 
 IMAGES = 1000
 
@@ -14,17 +14,14 @@ class Probe:
     def __init__(self, network, dataset, batch):
         split = dataset.split("train")
         indices = np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64)
-        self.network, self.batch = network, batch
+        self.network, self.mean, self.batch = network, dataset.mean, batch
         self.raw, self.labels = split.read(indices), split.labels[indices]
-        self.view = centre_view(split.image_shape, network.table.image[1])
-        self.cropper = Cropper(dataset.mean, network.table.image[1], network.dtype)
 
     def __call__(self):
         wrong = 0
         for start in range(0, len(self.raw), self.batch):
             raw, labels = self.raw[start:start + self.batch], self.labels[start:start + self.batch]
-            images = np.empty((*self.network.table.image, len(raw)), self.network.dtype)
-            self.cropper(raw, take(self.view, len(raw)), images)
+            images = central_crops(raw, self.mean, self.network.table.image[1], self.network.dtype)
             # Of classes that are equally probable the first: then a net that tells nothing apart is as wrong as guessing.
             wrong += int((probabilities(self.network, images).argmax(axis=0) != labels).sum())
         return wrong / len(self.raw)

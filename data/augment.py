@@ -115,11 +115,19 @@ class Cropper:
             for row in [*range(0, crop - height, height), crop - height]:  # the last may repeat a part of the one before
                 pixels = pixels_at[images, view.top + row, view.left]
                 if len(flipped):
-                    turned = pixels[flipped]
-                    mirror_into(turned, turned.copy())
+                    rows = pixels[flipped]
+                    turned = np.empty_like(rows)
+                    mirror_into(turned, rows)
                     pixels[flipped] = turned
                 values = means_at[mirror, view.top + row, mean_left]
                 np.subtract(pixels, values, out=values)
                 if shift is not None:
                     values += shift[:, c, None, None]
                 np.copyto(out[c, row:row + height], values.transpose(1, 2, 0))
+
+
+def central_crops(raw, mean, crop, dtype=np.float32):
+    """Images raw uint8 (n, C, H, W), less the mean (C, H, W) → their central crops (C, crop, crop, n), as in validation."""
+    out = np.empty((len(mean), crop, crop, len(raw)), dtype)
+    Cropper(mean, crop, dtype)(raw, take(centre_view(mean.shape, crop), len(raw)), out)
+    return out

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cpnet import arrays, launch, ops
+from data.dataset import Dataset
 from tests import cuemu
 from tests.device import DeviceArray
-from tests.helpers import missing
+from tests.helpers import missing, small_set
 
 
 class NumpyBackend:
@@ -153,3 +154,10 @@ def spoiled_scratch(monkeypatch):
         module = importlib.import_module(f"cpnet.ops.{name}")
         if hasattr(module, "scratch"):
             monkeypatch.setattr(module, "scratch", spoiled)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """A small open data set, for reading only."""
+    with Dataset(small_set(tmp_path_factory.mktemp("data") / "squares.h5")) as dataset:
+        yield dataset

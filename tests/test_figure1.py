@@ -20,18 +20,11 @@ from cpnet.schedule import schedule
 from cpnet.studies import figure1
 from cpnet.train import Trainer
 from data.augment import random_views
-from data.dataset import Dataset
 from data.loader import Loader
 from tests.helpers import assert_same_arrays, small_set, trainer_of
 
 SETTINGS = dict(epochs=2, batch=16, lr=0.01, momentum=0.9, decay=0.0005, schedule="constant", seed=0, mirror=True, colour=True,
                 checkpoint_minutes=1e9, loader_threads=1)
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory):
-    with Dataset(small_set(tmp_path_factory.mktemp("data") / "squares.h5")) as dataset:
-        yield dataset
 
 
 @pytest.fixture(autouse=True)

@@ -12,16 +12,10 @@ from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import duration
 from data.dataset import Dataset
-from tests.helpers import BUNDLED, PLACEMENTS, assert_same_arrays, small_set, trainer_of
+from tests.helpers import BUNDLED, PLACEMENTS, assert_same_arrays, trainer_of
 
 SETTINGS = dict(epochs=3, batch=16, lr=0.01, momentum=0.9, decay=0.0005, schedule="2", seed=0, mirror=True, colour=True,
                 checkpoint_minutes=1e9, loader_threads=1)
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory):
-    with Dataset(small_set(tmp_path_factory.mktemp("data") / "squares.h5")) as dataset:
-        yield dataset
 
 
 def trainer(dataset, path, *, resume=False, net="mini", placed="cpu", stop=lambda: False, said=None, **changes):

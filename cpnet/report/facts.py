@@ -11,7 +11,7 @@ from cpnet.errors import CpnetError
 from cpnet.evaluate import check_data, predict_split
 from cpnet.studies.features import hidden
 from cpnet.studies.neighbours import nearest
-from data.augment import Cropper, centre_view, take
+from data.augment import central_crops
 from data.dataset import Dataset
 
 QUERIES, NEAR = 200, 6  # images that are looked up; training images shown with each
@@ -79,13 +79,10 @@ def look(network, dataset, split, *, sample=2000, batch=128, threads=1, progress
 
 def last_hidden_of(network, dataset, split, indices, *, batch=128, progress=False):
     """The last hidden layer's activations (n, D) for images `indices` (n,) of a split, from their central crops."""
-    crop, found = network.table.image[1], []
-    cropper, view = Cropper(dataset.mean, crop, network.dtype), centre_view(dataset.mean.shape, crop)
+    found = []
     for start in tqdm(range(0, len(indices), batch), desc=f"{split}, sample", unit="batch", leave=False, disable=not progress):
         raw = dataset.read(split, indices[start:start + batch])
-        images = np.empty((len(dataset.mean), crop, crop, len(raw)), network.dtype)
-        cropper(raw, take(view, len(raw)), images)
-        found.append(hidden(network, images))
+        found.append(hidden(network, central_crops(raw, dataset.mean, network.table.image[1], network.dtype)))
     return np.concatenate(found)
 
 
