@@ -9,7 +9,9 @@ Batches of 128 crops of 224×224 out of 256×256, in a random order, the files i
     jpeg-pillow   as raw-float32 from JPEGs of about 30 KB
 
 A ratio is our rate over the peer's. "Per core" is for a second of CPU time, all threads together. Then: by how much a training
-step on the CPU is slowed by the loader that feeds it, and a loop that launches kernels by the loader at full rate.
+step on the CPU is slowed by the loader that feeds it, and a loop that launches kernels and takes batches by the loader at full
+rate, as the median of many short measurements in turn: on a shared machine either alone varies by a fifth. What a loader in
+another process costs that loop is what the machine itself takes for it; the rest is the interpreter lock.
 """
 import argparse
 import ctypes
@@ -17,9 +19,9 @@ import functools
 import io
 import itertools
 import json
+import multiprocessing
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -38,6 +40,7 @@ CASES = {"raw-uint8": {"raw": True, "flip": True}, "raw-float32": {}, "jpeg-pill
 WANTED = 40_000  # images/s
 WARM_UP = 4  # batches of an epoch that are not counted: as many as are under way at a time
 KINDS = 64  # different images; the file has them again and again
+LAUNCHES = 78  # of a training step on a GPU
 
 
 def make(folder, images, size):
@@ -172,42 +175,68 @@ def slowed_step(data, net, batch, steps, rounds):
 
 
 def launches(count):
-    """Seconds for `count` times what a launch is to the interpreter: some Python, and a call into C with the lock released."""
+    """`count` times what a launch is to the interpreter: some Python, and a call into C with the lock released."""
     into_c, pack = ctypes.CDLL(None).getppid, functools.partial(dict, grid=(1, 2, 3), block=(32, 8))
-    began = time.perf_counter()
     for number in range(count):
         arguments = [np.int32(number), *pack(shared=number).values()]
         sum(isinstance(each, tuple) for each in arguments)
         into_c()
-    return (time.perf_counter() - began)
 
 
-def slowed_launches(data, options, count, rounds):
-    """By which share the loop above is slowed by a loader at full rate with one thread, and the images/s of that loader."""
-    alone, beside, speeds, pool = [], [], [], Pool()
-    options = {**options, "raw": True, "threads": 1}
+def launch_loop(loader, seconds, *, take):
+    """(steps a second, batches a second) of a thread that launches steps and, if `take`, takes each batch when it is ready."""
+    steps, taken, began = 0, 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < seconds and taken < len(loader):
+        launches(LAUNCHES)
+        steps += 1
+        if loader.ready() and take:
+            next(loader)
+            taken += 1
+    return steps / passed, taken / passed
 
-    def drain(taken, stop):
+
+def drain(path, options, going, ready):
+    """Another process: takes batches as fast as they come, whenever `going` is set."""
+    pool = Pool()
+    with Dataset(path) as data:
         for epoch in itertools.count():
             with Loader(data, "train", epoch=epoch, drop_last=True, allocate=pool.round(), **options) as loader:
-                for batch in loader:
-                    taken.append(len(batch.labels))
-                    if stop.is_set():
-                        return
+                for _ in loader:
+                    ready.set()
+                    going.wait()
 
-    for number in range(rounds + 1):
-        first, taken, stop = launches(count), [], threading.Event()
-        consumer = threading.Thread(target=drain, args=(taken, stop), daemon=True)
-        consumer.start()
-        while not taken:
-            time.sleep(0.001)
-        before, second = len(taken), launches(count)
-        speed = sum(taken[before:]) / second
-        stop.set()
-        consumer.join()
-        if number:
-            alone.append(first), beside.append(second), speeds.append(speed)
-    return statistics.median(beside) / statistics.median(alone) - 1, statistics.median(speeds)
+
+def slowed_launches(data, options, seconds, times):
+    """How much slower the loop above is with a loader of one thread at full rate than beside one whose ring is full, and
+    how much slower while such a loader runs in another process, with which it shares the machine, but no interpreter lock:
+    the quartiles of so many measurements of each, in turn. And the images/s of the former."""
+    options = {**options, "raw": True, "threads": 1}
+    spawn, pool = multiprocessing.get_context("spawn"), Pool()
+    going, ready = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=drain, args=(data.path, options, going, ready), daemon=True)
+    other.start()
+    slowed, beside_process, rates = [], [], []
+    try:
+        ready.wait()
+        for epoch in range(times):
+            with Loader(data, "train", epoch=epoch, drop_last=True, allocate=pool.round(), **options) as loader:
+                next(loader)
+                launch_loop(loader, seconds, take=False)  # the ring fills, the loop warms up
+                before, _ = launch_loop(loader, seconds, take=False)
+                taking, batches = launch_loop(loader, seconds, take=True)
+                launch_loop(loader, seconds / 4, take=False)  # the ring fills again
+                after, _ = launch_loop(loader, seconds, take=False)
+                going.set()
+                beside, _ = launch_loop(loader, seconds, take=False)
+                going.clear()
+            alone = (before + after) / 2
+            slowed.append(alone / taking - 1), beside_process.append(alone / beside - 1)
+            rates.append(batches * options["batch"])
+    finally:
+        other.kill()
+        other.join()
+    quartiles = [statistics.quantiles(each, method="inclusive") for each in (slowed, beside_process)]
+    return *quartiles, statistics.median(rates)
 
 
 def report(result):
@@ -219,11 +248,13 @@ def report(result):
     gpu, step, loop = result["gpu_path"], result["step"], result["launch_loop"]
     lines += [f"{'for a GPU':<14} {gpu['ours']:8,.0f} {'':>15} {gpu['ours_per_core']:8,.0f}  {gpu[f'cores_for_{WANTED}']:.1f}",
               f"a training step of {step['net']}, {step['seconds']:.2f} s, slowed by {step['slowed']:.1%}",
-              f"a loop of launches slowed by {loop['slowed']:.1%}, the loader at {loop['images_per_s']:,.0f} images/s"]
+              f"a loop of launches slowed by {loop['slowed']:.1%} (half of the measurements: {loop['quartiles'][0]:.1%} to "
+              f"{loop['quartiles'][1]:.1%}), the loader at {loop['images_per_s']:,.0f} images/s",
+              f"the same loop slowed by {loop['slowed_by_a_process']:.1%} beside a loader in another process"]
     return "\n".join(lines)
 
 
-def measure(folder, *, images, rounds, threads, batch, size, net, steps, launch_count):
+def measure(folder, *, images, rounds, threads, batch, size, net, steps, loop_seconds):
     """All figures, as the JSON file has them."""
     raw, jpeg = make(folder, images, size)
     options = dict(batch=batch, crop=size * 7 // 8, threads=threads)
@@ -236,11 +267,12 @@ def measure(folder, *, images, rounds, threads, batch, size, net, steps, launch_
         bar.set_description("what it costs others")
         gpu = gpu_path(as_pixels, rounds, options)
         bar.update()
-        slowed, seconds = slowed_step(as_pixels, net, min(batch, 32), steps, rounds)
+        step, seconds = slowed_step(as_pixels, net, min(batch, 32), steps, rounds)
         bar.update()
-        loop, speed = slowed_launches(as_pixels, options, launch_count, rounds)
-    return {"rows": rows, "gpu_path": gpu, "step": {"net": net, "slowed": slowed, "seconds": seconds},
-            "launch_loop": {"slowed": loop, "images_per_s": speed}, "threads": threads, "images": images, "rounds": rounds}
+        slowed, beside, speed = slowed_launches(as_pixels, options, loop_seconds, 20 * rounds)
+    loop = {"slowed": slowed[1], "quartiles": slowed[::2], "slowed_by_a_process": beside[1], "images_per_s": speed}
+    return {"rows": rows, "gpu_path": gpu, "step": {"net": net, "slowed": step, "seconds": seconds}, "launch_loop": loop,
+            "threads": threads, "images": images, "rounds": rounds}
 
 
 def main(arguments=None):
@@ -256,7 +288,7 @@ def main(arguments=None):
         args.images, args.rounds = min(args.images, 1536), 1
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         result = measure(Path(folder), images=args.images, rounds=args.rounds, threads=args.threads, batch=128, size=256,
-                         net="alexnet", steps=4, launch_count=30_000)
+                         net="alexnet", steps=4, loop_seconds=0.12)
     print(report(result))
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")

@@ -37,8 +37,9 @@ class Images(Dataset):
 
     def _decode(self, index, box):
         pixels = self.split.pixels
-        stored = bytearray(int(pixels.starts[index + 1] - pixels.starts[index]))
-        pixels.read_bytes(int(pixels.starts[index]), memoryview(stored))
+        start, stop = pixels.places[index:index + 2].tolist()
+        stored = bytearray(stop - start)
+        pixels.read_bytes(start, memoryview(stored))
         with Image.open(io.BytesIO(stored)) as image:
             cut = image.crop(box)
             return torch.frombuffer(bytearray(cut.tobytes()), dtype=torch.uint8).view(self.crop, self.crop, -1).permute(2, 0, 1)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
-from data.augment import central_crops
+from data.crops import central_crops
 from data.image import load_image
 
 

@@ -1,7 +1,7 @@
 """One HDF5 file is one data set: reading it. The layout is described in docs/data.md, writing is in writer.py.
 
 h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels, or JPEGs, one
-contiguous block of bytes per split, are read past it, at the block's place in the file (pixels.py, gather.py): threads do not
+contiguous block of bytes per split, are read past it, at the block's place in the file (pixels.py, crops.py): threads do not
 wait for each other.
 """
 
@@ -34,10 +34,9 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
-    def read(self, indices, out=None, memory=None):
+    def read(self, indices, out=None):
         """Images `indices` (n,) into `out`, uint8 (n, C, H, W), C-contiguous, made if None. Returns out. Thread-safe.
 
-        memory: a data.gather.Memory that `out` is the beginning of, for fewer system calls.
         Raises IndexError or ValueError for arguments that do not fit, DataError if the file cannot be read.
         """
         indices = np.asarray(indices, dtype=np.int64)
@@ -49,7 +48,7 @@ class Split:
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous uint8 {shape}, not {out.dtype} {out.shape}")
         if len(indices):
-            self.pixels.read(indices, out, memory)
+            self.pixels.read(indices, out)
         return out
 
     def hint(self, indices):
@@ -181,8 +180,8 @@ class Dataset:
                 raise self._bad(f"/{name}/images is {size >> 20} MiB in chunks, too large to hold in memory; "
                                 "store it as one contiguous, uncompressed block")
             return len(images), MemoryPixels(self._array(file, f"{name}/images"))
-        starts = np.arange(len(images) + 1) * int(np.prod(shape))
-        return len(images), FilePixels(self._fd, self.path, name, self._offset(f"{name}/images", images), starts)
+        places = self._offset(f"{name}/images", images) + np.arange(len(images) + 1) * int(np.prod(shape))
+        return len(images), FilePixels(self._fd, self.path, name, shape, places)
 
     def _jpegs(self, file, name, shape):
         """(how many, pixels) of a split stored as JPEGs."""
@@ -195,8 +194,7 @@ class Dataset:
         if offsets[0] != 0 or offsets[-1] != len(jpeg) or not (np.diff(offsets) > 0).all():
             raise self._bad(f"/{name}/offsets must rise from 0 to {len(jpeg)}, the size of /{name}/jpeg, without a gap or an "
                             "empty image; prepare the data set again")
-        pixels = JpegPixels(self._fd, self.path, name, self._offset(f"{name}/jpeg", jpeg), offsets)
-        return len(offsets) - 1, pixels
+        return len(offsets) - 1, JpegPixels(self._fd, self.path, name, shape, self._offset(f"{name}/jpeg", jpeg) + offsets)
 
     def _offset(self, name, stored):
         """Where in the file the contiguous block of a dataset begins."""

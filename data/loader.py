@@ -3,18 +3,18 @@
 import threading
 import weakref
 from collections import namedtuple
+from math import prod
 
 import numpy as np
 
-from data.augment import Cropper, centre_view, cut, random_views, take, ten_views
+from data.augment import centre_view, random_views, ten_views
+from data.crops import centre
 from data.dataset import DataError
-from data.gather import Memory
 from data.order import SHUFFLES, Batches, epoch_order
 from data.packed import packed_bytes, unpack
 from data.ring import Ring
 
 MODES = ("train", "centre", "ten")
-GROUP_BYTES = 1 << 25  # raw images that are read and cut at a time: few calls, each a chance for other threads to run
 
 Batch = namedtuple("Batch", "images labels indices")
 Batch.__doc__ = "images float (C, crop, crop, N), or 10·N of them; labels int32 (N,); indices int64 (N,) in the split."
@@ -64,13 +64,13 @@ class Loader:
             views = random_views(len(part), shape, crop, seed, epoch, mirror=mirror, pca=pca, crops=crops)
         else:
             order = np.arange(len(part))
-            views = [centre_view(shape, crop)] if mode == "centre" else ten_views(shape, crop)
+            views = centre_view(shape, crop) if mode == "centre" else ten_views(shape, crop)
         batches = Batches(order, batch, rank, ranks, windows=mode == "train" and shuffle == "blocks", start=start)
         last = batches.count(drop_last)
         if not 0 <= start <= last:
             raise ValueError(f"start must be a batch in 0..{last}, not {start}")
         self._length = last - start
-        making = dataset.path, part, batches, views, Cropper(dataset.mean, crop, dtype)
+        making = dataset.path, part, batches, views, mode == "train", dataset.mean.astype(dtype), crop
         work = _RawWork(*making, flip) if raw else _Work(*making)
         work.slots = [work.slot(allocate) for _ in range(min(ring, self._length))]
         self._ring = Ring(work, start, last, len(work.slots), threads)
@@ -112,50 +112,63 @@ class Loader:
 class _Work:
     """Makes batch `number` in `slot`; called by the threads. Knows nothing of the Loader, so that it can be dropped."""
 
-    def __init__(self, path, split, batches, views, cropper):
-        self.path, self.split, self.batches, self.views, self.cropper = path, split, batches, views, cropper
-        self.dtype, self.local = np.dtype(cropper.dtype), threading.local()
-        most = batches.batch * (len(views) if isinstance(views, list) else 1)
-        self.shape = most, split.image_shape[0], cropper.crop, cropper.crop  # of all views of a batch
+    def __init__(self, path, split, batches, views, drawn, mean, crop):
+        self.path, self.split, self.batches, self.mean, self.drawn = path, split, batches, mean, drawn
+        shift = None if views.shift is None else views.shift.astype(mean.dtype)
+        self.labels, self.views = split.labels, views._replace(shift=shift)  # fixed ones, in which every image is seen
+        if drawn:  # or one of each image: in the order of the epoch, so that a batch's lie together
+            self.labels, *self.views = (each if each is None else each[batches.order] for each in (self.labels, *self.views))
+        self.seen = 1 if drawn else len(views.top)
+        self.shape = split.image_shape[0], crop, crop
+        self.plain = np.zeros(batches.batch * self.seen, bool)  # no crop is mirrored
+        self.local = threading.local()
 
     def __call__(self, number, slot):
         try:
             if self.batches.ahead or not self.split.pixels.cached:
                 for indices in self.batches.fetch(number):
                     self.split.hint(indices)
-            return self.make(self.batches.indices(number), slot)
+            return self.make(self.batches.part(number), slot)
         except DataError:
             raise
         except BaseException as error:  # whoever waits for this batch reads one line, too
             raise DataError(f"{self.path}: batch {number} of '{self.split.name}' could not be made: "
                             f"{type(error).__name__}: {error}") from error
 
-    def _read(self, indices, most):
-        """Images `indices`, at most `most`, in this thread's own memory."""
-        if not hasattr(self.local, "memory"):
-            self.local.memory = Memory((most, *self.split.image_shape))
-        return self.split.read(indices, self.local.memory.array[:len(indices)], self.local.memory)
+    def packed_bytes(self, images):
+        return packed_bytes(images, (images * self.seen, *self.shape), self.mean.dtype)
 
-    def _views(self, indices):
-        """The View of the images, or, fixed ones, the Views."""
-        if isinstance(self.views, list):
-            return [take(view, len(indices)) for view in self.views]
-        return [take(self.views, indices)]
+    def pack(self, part, memory, flip=False):
+        """The crops of a part of the epoch's images, uint8, and what is to be done to them, in `memory`: a Packed."""
+        indices, n = self.batches.order[part], part.stop - part.start
+        packed = unpack(memory, n, (n * self.seen, *self.shape), self.mean.dtype)
+        packed.labels[...] = self.labels[part]
+        for drawn, place in zip(self.views, packed[2:], strict=True):
+            if drawn is None:
+                place[...] = 0
+            elif self.drawn:
+                place[...] = drawn[part]
+            else:
+                place.reshape(self.seen, n)[...] = drawn[:, None]
+        mirror = packed.mirror if flip else self.plain[:len(packed.mirror)]
+        self.split.pixels.crop(indices, packed.top, packed.left, mirror, packed.images)
+        if flip:
+            packed.mirror[...] = False
+        return packed
 
     def slot(self, allocate):
-        views, channels, crop, _ = self.shape
-        return allocate((channels * crop * crop * views,), self.dtype)
+        channels, crop, _ = self.shape
+        return allocate((channels * crop * crop * self.batches.batch * self.seen,), self.mean.dtype)
 
-    def make(self, indices, slot):
-        n, views = len(indices), self._views(indices)
-        _, channels, crop, _ = self.shape
-        shape = channels, crop, crop, n * len(views)
+    def make(self, part, slot):
+        if not hasattr(self.local, "memory"):
+            self.local.memory = np.empty(self.packed_bytes(self.batches.batch), np.uint8)
+        packed = self.pack(part, self.local.memory)
+        shape = *self.shape, len(packed.images)
         # The beginning of the slot, so that an incomplete batch is contiguous too.
-        images = self.slots[slot][:np.prod(shape)].reshape(shape)
-        raw = self._read(indices, self.batches.batch)
-        for v, view in enumerate(views):
-            self.cropper(raw, view, images[..., v * n:(v + 1) * n])
-        return Batch(images, self.split.labels[indices], indices)
+        images = self.slots[slot][:prod(shape)].reshape(shape)
+        centre(packed.images, self.mean, packed.top, packed.left, packed.mirror, packed.shift, images)
+        return Batch(images, packed.labels.copy(), self.batches.order[part])
 
 
 class _RawWork(_Work):
@@ -166,26 +179,12 @@ class _RawWork(_Work):
         super().__init__(*making)
 
     def slot(self, allocate):
-        return allocate((packed_bytes(self.batches.batch, self.shape, self.dtype),), np.dtype(np.uint8))
+        return allocate((self.packed_bytes(self.batches.batch),), np.dtype(np.uint8))
 
-    def make(self, indices, slot):
-        n, views = len(indices), self._views(indices)
-        shape = n * len(views), *self.shape[1:]
-        memory = self.slots[slot][:packed_bytes(n, shape, self.dtype)]
-        packed = unpack(memory, n, shape, self.dtype)
-        packed.labels[...] = self.split.labels[indices]
-        for v, view in enumerate(views):
-            own = slice(v * n, (v + 1) * n)
-            packed.top[own], packed.left[own] = view.top, view.left
-            packed.mirror[own] = view.mirror & (not self.flip)
-            packed.shift[own] = 0 if view.shift is None else view.shift
-        group = max(1, GROUP_BYTES // int(np.prod(self.split.image_shape)))
-        for start in range(0, n, group):
-            raw = self._read(indices[start:start + group], group)
-            for v, view in enumerate(views):
-                own = packed.images[v * n + start:][:len(raw)]
-                cut(raw, take(view, slice(start, start + group)), own, mirror=self.flip)
-        return RawBatch(packed, packed.labels, indices, memory)
+    def make(self, part, slot):
+        memory = self.slots[slot][:self.packed_bytes(part.stop - part.start)]
+        packed = self.pack(part, memory, self.flip)
+        return RawBatch(packed, packed.labels, self.batches.order[part], memory)
 
 
 def _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype):

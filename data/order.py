@@ -49,9 +49,13 @@ class Batches:
 
     def indices(self, number):
         """The images of batch `number`; in an incomplete last one possibly none."""
+        return self.order[self.part(number)]
+
+    def part(self, number):
+        """Where they stand in `order`, as a slice."""
         start, stop = self._span(number)
         n = stop - start
-        return self.order[start + n * self.rank // self.ranks:start + n * (self.rank + 1) // self.ranks]
+        return slice(start + n * self.rank // self.ranks, start + n * (self.rank + 1) // self.ranks)
 
     def fetch(self, number):
         """What to have fetched when batch `number` is begun, as a list of index arrays."""

@@ -1,5 +1,6 @@
 """A batch of raw crops in one piece of memory, so that one copy takes it to a GPU: the same layout on both sides."""
 from collections import namedtuple
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -11,6 +12,7 @@ Packed.__doc__ = """images uint8 (V, C, crop, crop), not mirrored; labels int32 
 corner in the whole image, top and left int32 (V,); whether to mirror it, bool (V,); its colours' shift, float (V, C)."""
 
 
+@cache
 def _fields(labels, shape, dtype):
     """[(first byte, one past the last, dtype, shape)] in the order of Packed."""
     views = shape[:1]

@@ -1,19 +1,18 @@
 """Where a split's images are, and how they are read: in memory, raw in a file, or as JPEGs in a file.
 
-Each class has `read(indices, out, memory)`, images `indices` into `out` uint8 (n, C, H, W), which may be the beginning of a
-data.gather.Memory, and `hint(indices)`, which asks the operating system to fetch them and does not wait. Both may be called
-from any number of threads.
+Each class has `read(indices, out)`, images `indices` int64 (n,) into `out` uint8 (n, C, H, W); `crop(indices, top, left,
+mirror, out)`, crops of them, as data/crops.py says it, into `out` uint8 (V·n, C, crop, crop); and `hint(indices)`, which asks
+the operating system to fetch them and does not wait. All may be called from any number of threads.
 """
 import io
 import os
-from functools import cached_property
 from time import perf_counter
 
 import numpy as np
 from PIL import Image
 
+from data import crops
 from data.errors import DataError
-from data.gather import Map
 
 try:
     import simplejpeg
@@ -32,77 +31,80 @@ class MemoryPixels:
     def __init__(self, images):
         self.images = images
 
-    def read(self, indices, out, memory=None):
+    def read(self, indices, out):
         np.take(self.images, indices, axis=0, out=out, mode="clip")  # the range has been checked; "raise" would copy
+
+    def crop(self, indices, top, left, mirror, out):
+        crops.cut(self.images, indices, top, left, mirror, out)
 
     def hint(self, indices):
         pass
 
 
 class FilePixels:
-    """Pixels in a file: a contiguous uint8 block that starts at byte `offset` of the open file `fd`.
+    """Raw pixels in a file: image k, uint8 of `shape`, takes the bytes places[k] … places[k + 1] of the open file `fd`.
 
-    Image k takes the bytes starts[k] … starts[k + 1] of the block: `starts` has int64 (N + 1,).
+    places: int64 (N + 1,).
     """
 
-    def __init__(self, fd, path, name, offset, starts):
-        self.fd, self.path, self.name, self.offset, self.starts = fd, path, name, offset, starts
+    def __init__(self, fd, path, name, shape, places):
+        self.fd, self.path, self.name, self.shape, self.places = fd, path, name, shape, places
         self.opened = self._stamp()
         self.hinted = HINTED
-        if hasattr(os, "posix_fadvise"):  # every read is large and says all it wants: reading on past it would be waste
+        if hasattr(os, "posix_fadvise"):  # every read says all it wants: reading on past it would be waste
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-
-    @cached_property
-    def map(self):
-        """The file, mapped when it is first gathered from: who reads in order, or JPEGs, never does."""
-        return Map(self.fd)
 
     def close(self):
         """Forget the file: a late read fails, and cannot hit a file that reuses the number."""
-        self.fd, self.map = -1, None
+        self.fd = -1
 
     @property
     def cached(self):
         """Whether the latest reads were so quick that the file must be in memory, where a hint an image would be waste."""
         return self.hinted == 0
 
-    def read(self, indices, out, memory=None):
-        """One system call for each run of neighbouring images; into a Memory, one call for all, wherever they are."""
-        spans = runs(indices)
-        if not (memory and self.map and self._gather(indices, spans, memory)):
-            self._read_runs(indices, spans, out)
+    def read(self, indices, out):
+        if not crops.read(self.fd, self.places, indices, out):
+            for image, place in zip(indices.tolist(), out, strict=True):
+                self._load(image, place)
+        self._check_unchanged()
+
+    def crop(self, indices, top, left, mirror, out):
+        began = perf_counter()
+        image = np.empty(self.shape, np.uint8)
+        if not crops.read_and_cut(self.fd, self.places, indices, image, top, left, mirror, out):
+            self._crop_one_by_one(indices, top, left, mirror, out)
+        quick = len(indices) * image.nbytes > QUICK * (perf_counter() - began)
+        self.hinted = max(0, self.hinted - 1) if quick else HINTED
         self._check_unchanged()
 
     def hint(self, indices):
         if not hasattr(os, "posix_fadvise"):
             return
         for first, last in runs(indices):
-            start, stop = self.starts[indices[first]], self.starts[indices[last - 1] + 1]
-            for place in range(int(start), int(stop), HINT_BYTES):
-                length = min(HINT_BYTES, int(stop) - place)
-                os.posix_fadvise(self.fd, self.offset + place, length, os.POSIX_FADV_WILLNEED)
+            start, stop = int(self.places[indices[first]]), int(self.places[indices[last - 1] + 1])
+            for place in range(start, stop, HINT_BYTES):
+                length = min(HINT_BYTES, stop - place)
+                os.posix_fadvise(self.fd, place, length, os.POSIX_FADV_WILLNEED)
 
-    def _gather(self, indices, spans, memory):
-        """Whether one call brought all of it. If not, reading run by run will, or says what is the matter."""
-        starts, stops = (self.offset + self.starts[indices[[span[end] - end for span in spans]] + end] for end in (0, 1))
-        began = perf_counter()
-        whole = self.map.gather(starts.tolist(), stops.tolist(), memory)
-        quick = (stops - starts).sum() > QUICK * (perf_counter() - began)
-        self.hinted = max(0, self.hinted - 1) if quick else HINTED
-        return whole
+    def _crop_one_by_one(self, indices, top, left, mirror, out):
+        image, first = np.empty((1, *self.shape), np.uint8), np.zeros(1, np.int64)
+        for n, index in enumerate(indices.tolist()):
+            self._load(index, image[0])
+            for k in range(n, len(out), len(indices)):
+                one = slice(k, k + 1)
+                crops.cut(image, first, top[one], left[one], mirror[one], out[one])
 
-    def _read_runs(self, indices, spans, out):
-        target, size = memoryview(out.reshape(-1)), out[0].nbytes
-        places = self.starts[indices[[first for first, _ in spans]]].tolist()
-        for (first, last), place in zip(spans, places, strict=True):
-            self.read_bytes(place, target[first * size:last * size])
+    def _load(self, image, out):
+        """One image into `out` uint8 (C, H, W), C-contiguous; DataError says what is the matter with it."""
+        self.read_bytes(int(self.places[image]), memoryview(out.reshape(-1)))
 
     def read_bytes(self, place, target):
-        """The block's bytes from `place` on into `target`, a memoryview, until it is full."""
+        """The file's bytes from `place` on into `target`, a memoryview, until it is full."""
         done = 0
         while done < len(target):  # one call may bring less than it was asked for: the kernel stops at 2 GiB
             try:
-                count = os.preadv(self.fd, [target[done:]], self.offset + place + done)
+                count = os.preadv(self.fd, [target[done:]], place + done)
             except OSError as error:
                 raise DataError(f"{self.path}: {self._image(place + done)} cannot be read: {error.strerror}; is the disk "
                                 "still there?") from error
@@ -112,7 +114,7 @@ class FilePixels:
             done += count
 
     def _image(self, place):
-        return f"image {np.searchsorted(self.starts, place, side='right') - 1} of '{self.name}'"
+        return f"image {np.searchsorted(self.places, place, side='right') - 1} of '{self.name}'"
 
     def _stamp(self):
         status = os.fstat(self.fd)
@@ -133,19 +135,19 @@ class FilePixels:
 class JpegPixels(FilePixels):
     """The same for images stored as JPEGs, decoded by Pillow, or by simplejpeg where that is installed."""
 
-    def _gather(self, indices, spans, memory):
-        return False  # memory is for images, not for JPEGs
+    def read(self, indices, out):
+        for image, place in zip(indices.tolist(), out, strict=True):
+            self._load(image, place)
+        self._check_unchanged()
 
-    def _read_runs(self, indices, spans, out):
-        for first, last in spans:
-            starts = self.starts[int(indices[first]):int(indices[last - 1]) + 2].tolist()
-            stored = memoryview(bytearray(starts[-1] - starts[0]))
-            self.read_bytes(starts[0], stored)
-            for k in range(first, last):
-                start, stop = (each - starts[0] for each in starts[k - first:k - first + 2])
-                self._decode(int(indices[k]), stored[start:stop], out[k])
+    def crop(self, indices, top, left, mirror, out):
+        self._crop_one_by_one(indices, top, left, mirror, out)
+        self._check_unchanged()
 
-    def _decode(self, image, jpeg, out):
+    def _load(self, image, out):
+        start, stop = self.places[image:image + 2].tolist()
+        jpeg = memoryview(bytearray(stop - start))
+        self.read_bytes(start, jpeg)
         try:
             decode(jpeg, out)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

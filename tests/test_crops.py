@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cpnet.ops.crops import center_crops
-from data import augment
+from data import augment, crops
 
 SHAPE, CROP = (3, 41, 38), 35
 
@@ -17,10 +17,14 @@ def draw(rng, images, dtype, colour=True):
 
 def run(backend, raw, mean, view, **options):
     shift = np.zeros((len(raw), 3), mean.dtype) if view.shift is None else view.shift
-    images = np.empty((len(raw), 3, CROP, CROP), np.uint8)
-    augment.cut(raw, view, images, mirror=False)
-    arguments = images, mean, view.top.astype(np.int32), view.left.astype(np.int32), view.mirror, shift
+    arguments = cut(raw, view), mean, view.top, view.left, view.mirror, shift
     return center_crops(*(backend.to_device(array) for array in arguments), **options)
+
+
+def cut(raw, view):
+    images = np.empty((len(raw), 3, CROP, CROP), np.uint8)
+    crops.cut(raw, np.arange(len(raw)), view.top, view.left, np.zeros(len(raw), bool), images)
+    return images
 
 
 @pytest.mark.parametrize("colour", [True, False])
@@ -28,7 +32,8 @@ def run(backend, raw, mean, view, **options):
 def test_the_same_bits_as_the_loader(backend, dtype, rng, images, colour):
     raw, mean, view = draw(rng, images, dtype, colour)
     expected = np.full((3, CROP, CROP, images), np.nan, dtype)
-    augment.Cropper(mean, CROP, dtype)(raw, view, expected)
+    shift = np.zeros((images, 3), dtype) if view.shift is None else view.shift
+    crops.centre(cut(raw, view), mean, view.top, view.left, view.mirror, shift, expected)
     result = backend.to_host(run(backend, raw, mean, view))
     assert result.dtype == dtype
     np.testing.assert_array_equal(result, expected)

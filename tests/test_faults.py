@@ -17,7 +17,7 @@ from cpnet.columns import devices
 from cpnet.evaluate import Stopped
 from cpnet.network import Network
 from cpnet.run_folder import find
-from data.augment import Cropper
+from data import crops, loader
 from data.dataset import DataError, Dataset
 from data.order import epoch_order
 from data.ring import Ring
@@ -48,7 +48,7 @@ def cut(share):
 
 def written_over(dataset, patch):
     with open(dataset.path, "r+b") as file:
-        file.seek(dataset.split("train").pixels.offset)
+        file.seek(dataset.split("train").pixels.places[0])
         file.write(bytes(1000))
 
 
@@ -66,20 +66,18 @@ def appended(dataset, patch):
 
 
 def reading_fails(number, *, good=0):
-    """After `good` reads: by a map the kernel only says that it failed, by preadv it says why."""
+    """After `good` batches: compiled code only says that it failed, Python says why."""
     def fault(dataset, patch):
-        gather, calls = os.pwritev, []
+        read_and_cut, calls = crops.read_and_cut, []
 
-        def fail_to_gather(*arguments):
+        def fail_to_read(*arguments):
             calls.append(arguments)
-            if len(calls) > good:
-                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-            return gather(*arguments)
+            return len(calls) <= good and read_and_cut(*arguments)
 
         def fail(*arguments):
             raise OSError(number, os.strerror(number))
 
-        patch.setattr(os, "pwritev", fail_to_gather)
+        patch.setattr(crops, "read_and_cut", fail_to_read)
         patch.setattr(os, "preadv", fail)
     return fault
 
@@ -100,7 +98,7 @@ def thread_raises(error):
     def fault(dataset, patch):
         def fail(*arguments):
             raise error
-        patch.setattr(Cropper, "__call__", fail)
+        patch.setattr(loader, "centre", fail)
     return fault
 
 
@@ -129,7 +127,7 @@ FAULTS = {
     "the third read fails": (reading_fails(errno.EIO, good=2), "image .* of 'train' cannot be read: Input/output error"),
     "the network drive went away": (reading_fails(errno.ESTALE), "cannot be read: Stale file handle; is the disk still there"),
     "its file's state too": (stat_fails, "cannot be read: Stale file handle; is the disk still there"),
-    "unmounted": (unmounted, "was cut short while open|was written to while open"),
+    "unmounted": (unmounted, "image .* of 'train' cannot be read: Is a directory; is the disk still there"),
     "a thread lacks memory": (thread_raises(MemoryError("no room")), MADE + "MemoryError: no room"),
     "a thread meets a bug": (thread_raises(IndexError("7")), MADE + "IndexError: 7"),
     "a thread is told to exit": (thread_raises(SystemExit(3)), MADE + "SystemExit: 3"),
@@ -233,8 +231,8 @@ def test_after_a_fault_the_run_goes_on(squares, tmp_path, monkeypatch):
 
 
 def test_a_loader_that_is_too_slow_is_said(tmp_path, monkeypatch):
-    good, said = Cropper.__call__, []
-    monkeypatch.setattr(Cropper, "__call__", lambda *arguments: (time.sleep(0.3), good(*arguments)))
+    centre, said = loader.centre, []
+    monkeypatch.setattr(loader, "centre", lambda *arguments: (time.sleep(0.3), centre(*arguments)))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with Dataset(small_set(tmp_path / "squares.h5", train=24, val=4)) as dataset:
         run = trainer(dataset, tmp_path / "run", epochs=1, loader_threads=1)

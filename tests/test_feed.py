@@ -135,8 +135,8 @@ def test_closing_in_mid_epoch_waits_for_the_copies(dataset):
 def test_an_error_after_good_batches_comes_in_its_place(dataset, monkeypatch):
     """The batch before it, which may be on its way while the next is looked for, is delivered."""
     pixels = dataset.split("train").pixels
-    read = pixels.read
-    monkeypatch.setattr(pixels, "read", lambda indices, *out: 1 // (13 not in indices) and read(indices, *out))
+    crop = pixels.crop
+    monkeypatch.setattr(pixels, "crop", lambda indices, *others: 1 // (13 not in indices) and crop(indices, *others))
     with Feed(net(ONE, dataset.channels), dataset, "train", batch=5, mode="centre", ring=4) as feed:
         assert [next(feed).indices[0] for _ in range(2)] == [0, 5]
         with pytest.raises(Exception, match="batch 2 of 'train' could not be made: ZeroDivisionError"):

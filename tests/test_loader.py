@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cpnet.ops.crops import center_crops
-from data import augment
+from data import crops
 from data.augment import random_views
 from data.dataset import DataError, Dataset
 from data.loader import Loader
@@ -55,9 +55,9 @@ def look(data, index, top, left, mirror, crop, shift=0.0):
     return image + np.reshape(shift, (-1, 1, 1))
 
 
-@pytest.mark.parametrize("strip_bytes", [1, 700, 1 << 20])
+@pytest.mark.parametrize("strip_bytes", [1, 500, 1 << 20])
 def test_train_mode_is_the_naive_one(data, monkeypatch, strip_bytes):
-    monkeypatch.setattr(augment, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(crops, "STRIP_BYTES", strip_bytes)
     views = random_views(COUNT, (data.channels, 9, 8), 6, 3, 2, pca=data.pca)
     assert views.mirror.any() and not views.mirror.all()
     batches = collect(data, batch=5, crop=6, seed=3, epoch=2)
@@ -179,15 +179,15 @@ def test_buffers_come_from_allocate_and_are_reused(data):
 
 def test_an_error_in_a_thread_arrives_in_its_place(data, monkeypatch):
     split = data.splits["train"]
-    read = split.pixels.read
+    crop = split.pixels.crop
     bad = 4  # file order, batches of 3: image 13 spoils batch 4
 
-    def fail(indices, *out):
+    def fail(indices, *others):
         if 13 in indices:
             raise DataError("image 13 is broken")
-        read(indices, *out)
+        crop(indices, *others)
 
-    monkeypatch.setattr(split.pixels, "read", fail)
+    monkeypatch.setattr(split.pixels, "crop", fail)
     for options in (dict(), dict(threads=3, ring=2), dict(ring=1), dict(threads=5, ring=8)):
         with Loader(data, "train", batch=3, crop=6, mode="centre", **options) as loader:
             good = within(10, lambda loader=loader: [next(loader).indices[0] for _ in range(bad)])
@@ -203,7 +203,7 @@ def test_a_file_cut_short_while_loading(data, tmp_path):
     with open(data.path, "rb") as source, open(path, "wb") as target:
         target.write(source.read())
     with Dataset(path) as cut:
-        os.truncate(path, cut.splits["train"].pixels.offset + 12 * cut.mean.size)
+        os.truncate(path, cut.splits["train"].pixels.places[0] + 12 * cut.mean.size)
         with Loader(cut, "train", batch=5, crop=6, mode="centre", threads=2) as loader:
             with pytest.raises(DataError, match="cut.h5: .*cut short while open"):
                 within(10, lambda: [None for _ in loader])
@@ -258,9 +258,8 @@ def test_arguments_that_do_not_fit(data):
 
 @pytest.mark.parametrize("mode, options", [("train", dict(threads=2)), ("train", dict(mirror=False, colour=False)),
                                            ("centre", {}), ("ten", dict(threads=3, ring=2))])
-def test_raw_batches(data, monkeypatch, mode, options):
+def test_raw_batches(data, mode, options):
     """Centred and mirrored as a GPU does it (ops/crops), raw batches are the others."""
-    monkeypatch.setattr("data.loader.GROUP_BYTES", 3 * data.mean.size)  # images in threes
     expected = collect(data, batch=5, crop=6, mode=mode, seed=2, **options)
     with Loader(data, "train", batch=5, crop=6, mode=mode, seed=2, raw=True, **options) as loader:
         for batch, right in zip(loader, expected, strict=True):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data import order
-from data.augment import mirror_into, random_views
+from data.augment import random_views
 from data.order import BLOCK, WINDOW, Batches, epoch_order
 
 
@@ -29,16 +29,6 @@ def test_draws_are_uniform():
 def test_every_place_is_used_when_rows_and_columns_differ():
     views = random_views(5000, (1, 9, 8), 6, 0, 0)
     assert {*zip(views.top.tolist(), views.left.tolist(), strict=True)} == {(y, x) for y in range(4) for x in range(3)}
-
-
-@pytest.mark.parametrize("width", [8, 224, 7])
-def test_mirrors(rng, width):
-    """Of a crop at any place of an image, as well."""
-    image = rng.integers(256, size=(3, 5, width + 9)).astype(np.uint8)
-    for left in range(9):
-        pixels, out = image[:, 1:3, left:left + width], np.empty((3, 2, width), np.uint8)
-        mirror_into(out, pixels)
-        np.testing.assert_array_equal(out, pixels[..., ::-1])
 
 
 @pytest.mark.parametrize("count", [1, BLOCK, BLOCK + 5, 3 * WINDOW + 17])

@@ -153,8 +153,9 @@ class Features:
         if features is None or labels is None or features.dtype != "<f4" or features.id.get_offset() is None \
                 or features.ndim != 2 or labels.shape != features.shape[:1]:
             raise CpnetError(f"{self.path}: {name!r} is not one block of float32 vectors with their labels; make it again")
-        starts = np.arange(len(features) + 1) * (4 * features.shape[1])
-        stored = FilePixels(self.fd, str(self.path), name, features.id.get_offset(), starts)
+        size = 4 * features.shape[1]
+        places = features.id.get_offset() + np.arange(len(features) + 1) * size
+        stored = FilePixels(self.fd, str(self.path), name, (size,), places)
         return Rows(features.shape, np.float32, lambda indices, out: stored.read(indices, out.view(np.uint8))), labels[()]
 
     def close(self):
