@@ -10,16 +10,14 @@ Batches of 128 crops of 224×224 out of 256×256, in a random order, the files i
 
 A ratio is our rate over the peer's. "Per core" is for a second of CPU time, all threads together. Then: by how much a training
 step on the CPU is slowed by the loader that feeds it, and a loop that launches kernels and takes batches by the loader at full
-rate, as the median of many short measurements in turn: on a shared machine either alone varies by a fifth. What a loader in
-another process costs that loop is what the machine itself takes for it; the rest is the interpreter lock.
+rate, as the median of many short measurements in turn: on a shared machine either alone varies by a fifth. As a control, the
+same work as one giant batch, made without the interpreter lock: that is what another busy core costs the loop on this machine.
 """
 import argparse
 import ctypes
 import functools
 import io
-import itertools
 import json
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -183,8 +181,8 @@ def launches(count):
         into_c()
 
 
-def launch_loop(loader, seconds, *, take):
-    """(steps a second, batches a second) of a thread that launches steps and, if `take`, takes each batch when it is ready."""
+def launch_loop(loader, seconds, *, take=False):
+    """Steps and batches a second of a thread that launches steps and, if `take`, takes each batch when it is ready."""
     steps, taken, began = 0, 0, time.perf_counter()
     while (passed := time.perf_counter() - began) < seconds and taken < len(loader):
         launches(LAUNCHES)
@@ -195,48 +193,30 @@ def launch_loop(loader, seconds, *, take):
     return steps / passed, taken / passed
 
 
-def drain(path, options, going, ready):
-    """Another process: takes batches as fast as they come, whenever `going` is set."""
-    pool = Pool()
-    with Dataset(path) as data:
-        for epoch in itertools.count():
-            with Loader(data, "train", epoch=epoch, drop_last=True, allocate=pool.round(), **options) as loader:
-                for _ in loader:
-                    ready.set()
-                    going.wait()
-
-
 def slowed_launches(data, options, seconds, times):
-    """How much slower the loop above is with a loader of one thread at full rate than beside one whose ring is full, and
-    how much slower while such a loader runs in another process, with which it shares the machine, but no interpreter lock:
-    the quartiles of so many measurements of each, in turn. And the images/s of the former."""
+    """How much slower the loop above is with a loader of one thread at full rate than beside one whose ring is full: quartiles
+    of so many measurements in turn. How much slower, their median, beside one that makes a single batch all the time, and so
+    does the same work without once needing the interpreter lock. And the images/s of the first."""
     options = {**options, "raw": True, "threads": 1}
-    spawn, pool = multiprocessing.get_context("spawn"), Pool()
-    going, ready = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=drain, args=(data.path, options, going, ready), daemon=True)
-    other.start()
-    slowed, beside_process, rates = [], [], []
-    try:
-        ready.wait()
-        for epoch in range(times):
-            with Loader(data, "train", epoch=epoch, drop_last=True, allocate=pool.round(), **options) as loader:
-                next(loader)
-                launch_loop(loader, seconds, take=False)  # the ring fills, the loop warms up
-                before, _ = launch_loop(loader, seconds, take=False)
-                taking, batches = launch_loop(loader, seconds, take=True)
-                launch_loop(loader, seconds / 4, take=False)  # the ring fills again
-                after, _ = launch_loop(loader, seconds, take=False)
-                going.set()
-                beside, _ = launch_loop(loader, seconds, take=False)
-                going.clear()
-            alone = (before + after) / 2
-            slowed.append(alone / taking - 1), beside_process.append(alone / beside - 1)
-            rates.append(batches * options["batch"])
-    finally:
-        other.kill()
-        other.join()
-    quartiles = [statistics.quantiles(each, method="inclusive") for each in (slowed, beside_process)]
-    return *quartiles, statistics.median(rates)
+    slowed, control, rates, pool, giant = [], [], [], Pool(), None
+    for epoch in range(times):
+        allocate = pool.round()
+        with Loader(data, "train", epoch=epoch, drop_last=True, allocate=allocate, **options) as loader:
+            next(loader)
+            launch_loop(loader, seconds)  # the ring fills, the loop warms up
+            before, _ = launch_loop(loader, seconds)
+            taking, batches = launch_loop(loader, seconds, take=True)
+            launch_loop(loader, seconds / 4)  # the ring fills again
+            after, _ = launch_loop(loader, seconds)
+        rates.append(batches * options["batch"])
+        giant = giant or min(len(data.split("train")), int(1.5 * seconds * rates[0]))
+        with Loader(data, "train", allocate=allocate, **{**options, "batch": giant}) as loader:
+            beside, _ = launch_loop(loader, seconds)
+        alone = (before + after) / 2
+        slowed.append(alone / taking - 1), control.append(alone / beside - 1)
+    low, middle, high = statistics.quantiles(slowed, method="inclusive")
+    return {"slowed": middle, "quartiles": [low, high], "slowed_without_lock": statistics.median(control),
+            "images_per_s": statistics.median(rates)}
 
 
 def report(result):
@@ -250,7 +230,7 @@ def report(result):
               f"a training step of {step['net']}, {step['seconds']:.2f} s, slowed by {step['slowed']:.1%}",
               f"a loop of launches slowed by {loop['slowed']:.1%} (half of the measurements: {loop['quartiles'][0]:.1%} to "
               f"{loop['quartiles'][1]:.1%}), the loader at {loop['images_per_s']:,.0f} images/s",
-              f"the same loop slowed by {loop['slowed_by_a_process']:.1%} beside a loader in another process"]
+              f"the same loop slowed by {loop['slowed_without_lock']:.1%} by that work as one batch, without the lock"]
     return "\n".join(lines)
 
 
@@ -269,8 +249,7 @@ def measure(folder, *, images, rounds, threads, batch, size, net, steps, loop_se
         bar.update()
         step, seconds = slowed_step(as_pixels, net, min(batch, 32), steps, rounds)
         bar.update()
-        slowed, beside, speed = slowed_launches(as_pixels, options, loop_seconds, 20 * rounds)
-    loop = {"slowed": slowed[1], "quartiles": slowed[::2], "slowed_by_a_process": beside[1], "images_per_s": speed}
+        loop = slowed_launches(as_pixels, options, loop_seconds, 20 * rounds)
     return {"rows": rows, "gpu_path": gpu, "step": {"net": net, "slowed": step, "seconds": seconds}, "launch_loop": loop,
             "threads": threads, "images": images, "rounds": rounds}
 
