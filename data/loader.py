@@ -138,10 +138,13 @@ class _Work:
     def packed_bytes(self, images):
         return packed_bytes(images, (images * self.seen, *self.shape), self.mean.dtype)
 
-    def pack(self, part, memory, flip=False):
-        """The crops of a part of the epoch's images, uint8, and what is to be done to them, in `memory`: a Packed."""
+    def room(self, memory, n):
+        """A Packed of n images at the beginning of `memory`."""
+        return unpack(memory, n, (n * self.seen, *self.shape), self.mean.dtype)
+
+    def pack(self, part, packed, flip=False):
+        """The crops of a part of the epoch's images, uint8, and what is to be done to them, into `packed`."""
         indices, n = self.batches.order[part], part.stop - part.start
-        packed = unpack(memory, n, (n * self.seen, *self.shape), self.mean.dtype)
         packed.labels[...] = self.labels[part]
         for drawn, place in zip(self.views, packed[2:], strict=True):
             if drawn is None:
@@ -154,7 +157,6 @@ class _Work:
         self.split.pixels.crop(indices, packed.top, packed.left, mirror, packed.images)
         if flip:
             packed.mirror[...] = False
-        return packed
 
     def slot(self, allocate):
         channels, crop, _ = self.shape
@@ -163,7 +165,8 @@ class _Work:
     def make(self, part, slot):
         if not hasattr(self.local, "memory"):
             self.local.memory = np.empty(self.packed_bytes(self.batches.batch), np.uint8)
-        packed = self.pack(part, self.local.memory)
+        packed = self.room(self.local.memory, part.stop - part.start)
+        self.pack(part, packed)
         shape = *self.shape, len(packed.images)
         # The beginning of the slot, so that an incomplete batch is contiguous too.
         images = self.slots[slot][:prod(shape)].reshape(shape)
@@ -179,11 +182,15 @@ class _RawWork(_Work):
         super().__init__(*making)
 
     def slot(self, allocate):
-        return allocate((self.packed_bytes(self.batches.batch),), np.dtype(np.uint8))
+        memory = allocate((self.packed_bytes(self.batches.batch),), np.dtype(np.uint8))
+        return memory, self.room(memory, self.batches.batch)
 
     def make(self, part, slot):
-        memory = self.slots[slot][:self.packed_bytes(part.stop - part.start)]
-        packed = self.pack(part, memory, self.flip)
+        (memory, packed), n = self.slots[slot], part.stop - part.start
+        if n < self.batches.batch:
+            memory = memory[:self.packed_bytes(n)]
+            packed = self.room(memory, n)
+        self.pack(part, packed, self.flip)
         return RawBatch(packed, packed.labels, self.batches.order[part], memory)
 
 

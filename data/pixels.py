@@ -22,6 +22,7 @@ except ImportError:  # optional: it decodes half as fast again as Pillow
 HINT_BYTES = 512 << 10  # Linux fetches no more than about this for one hint
 QUICK = 1e9  # bytes/s: from memory, not from a disk
 HINTED = 8  # reads after a slow one that are hinted at
+UNCHECKED = 0.05  # seconds for which crops are read without a look at whether somebody wrote into the file
 
 
 class MemoryPixels:
@@ -50,7 +51,7 @@ class FilePixels:
     def __init__(self, fd, path, name, shape, places):
         self.fd, self.path, self.name, self.shape, self.places = fd, path, name, shape, places
         self.opened = self._stamp()
-        self.hinted = HINTED
+        self.hinted, self.checked = HINTED, 0.0
         if hasattr(os, "posix_fadvise"):  # every read says all it wants: reading on past it would be waste
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
 
@@ -76,7 +77,9 @@ class FilePixels:
             self._crop_one_by_one(indices, top, left, mirror, out)
         quick = len(indices) * image.nbytes > QUICK * (perf_counter() - began)
         self.hinted = max(0, self.hinted - 1) if quick else HINTED
-        self._check_unchanged()
+        if began > self.checked + UNCHECKED:
+            self._check_unchanged()
+            self.checked = began
 
     def hint(self, indices):
         if not hasattr(os, "posix_fadvise"):
