@@ -8,7 +8,7 @@ import sys
 
 from cpnet.errors import CpnetError
 from cpnet.options import fail
-from data.dataset import DataError
+from data.errors import DataError
 
 COMMANDS = ("evaluate", "predict", "summary", "gradcheck", "ablate", "figure1", "filters", "features", "codes", "neighbours",
             "report", "fetch", "prepare", "subset", "check", "synthetic", "export", "import")  # in cpnet/commands/

@@ -8,7 +8,7 @@ import argparse
 import os
 import shutil
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.idx import FASHION, find_idx, read_pair
 from data.moments import Statistics
 from data.split import stratified_split

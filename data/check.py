@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from data.dataset import DataError
+from data.errors import DataError
 
 SAMPLE = 10_000  # training images that mean and colours are recomputed on; of smaller sets all
 PIECE_BYTES = 4 << 20  # pixels that a thread reads at a time

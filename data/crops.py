@@ -12,6 +12,8 @@ All arrays are C-contiguous. Raises ValueError for a crop that does not lie in i
 import numpy as np
 from numba import int32, njit, types, uint64
 
+from data.augment import centre_view
+
 STRIP_BYTES = 1 << 19  # float pixels that wait to be turned: within a core's L2 cache
 
 
@@ -68,12 +70,11 @@ def centre(crops, mean, top, left, mirror, shift, out):
 
 def central_crops(raw, mean, crop, dtype=np.float32):
     """Images raw uint8 (N, C, H, W), less the mean (C, H, W) → their central crops (C, crop, crop, N), as in validation."""
-    count, (channels, height, width) = len(raw), mean.shape
+    count, channels = len(raw), len(mean)
     crops, out = np.empty((count, channels, crop, crop), np.uint8), np.empty((channels, crop, crop, count), dtype)
-    top, left = (np.full(count, (size - crop) // 2, np.int32) for size in (height, width))
-    plain = np.zeros(count, bool)
-    cut(np.ascontiguousarray(raw), np.arange(count), top, left, plain, crops)
-    centre(crops, mean.astype(dtype), top, left, plain, np.zeros((count, channels), dtype), out)
+    view = [np.repeat(field, count) for field in centre_view(mean.shape, crop)[:3]]
+    cut(np.ascontiguousarray(raw), np.arange(count), *view, crops)
+    centre(crops, mean.astype(dtype), *view, np.zeros((count, channels), dtype), out)
     return out
 
 
@@ -91,7 +92,8 @@ def _read_one(fd, place, image):
 @compiled
 def _cut_one(image, top, left, mirror, out):
     crop = uint64(out.shape[2])
-    if top < 0 or left < 0 or top + out.shape[1] > image.shape[1] or left + out.shape[2] > image.shape[2]:
+    if out.shape[0] != image.shape[0] or top < 0 or left < 0 or \
+            top + out.shape[1] > image.shape[1] or left + out.shape[2] > image.shape[2]:
         raise ValueError("a crop lies outside its image")  # else memory that is not its own would be read
     for c in range(out.shape[0]):
         for h in range(out.shape[1]):
@@ -108,7 +110,8 @@ def _cut_one(image, top, left, mirror, out):
 def _centre(crops, mean, top, left, mirror, shift, out, rows):
     channels, height, crop = out.shape[0], out.shape[1], uint64(out.shape[2])
     for n in range(len(crops)):
-        if min(top[n], left[n]) < 0 or top[n] + height > mean.shape[1] or left[n] + out.shape[2] > mean.shape[2]:
+        if mean.shape[0] != channels or min(top[n], left[n]) < 0 or \
+                top[n] + height > mean.shape[1] or left[n] + out.shape[2] > mean.shape[2]:
             raise ValueError("a crop lies outside the mean image")
     strip = np.empty((rows, len(crops), crop), out.dtype)
     for c in range(channels):

@@ -9,7 +9,7 @@ from collections import namedtuple
 
 from tqdm import tqdm
 
-from data.dataset import DataError
+from data.errors import DataError
 
 Source = namedtuple("Source", "page address files")
 Source.__doc__ = "A data set: the authors' page, the address below which they publish its files, and these: {name: MD5}."

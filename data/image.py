@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # no others: Pillow would run Ghostscript on an EPS file

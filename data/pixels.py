@@ -66,8 +66,7 @@ class FilePixels:
 
     def read(self, indices, out):
         if not crops.read(self.fd, self.places, indices, out):
-            for image, place in zip(indices.tolist(), out, strict=True):
-                self._load(image, place)
+            self._read_one_by_one(indices, out)
         self._check_unchanged()
 
     def crop(self, indices, top, left, mirror, out):
@@ -89,6 +88,10 @@ class FilePixels:
             for place in range(start, stop, HINT_BYTES):
                 length = min(HINT_BYTES, stop - place)
                 os.posix_fadvise(self.fd, place, length, os.POSIX_FADV_WILLNEED)
+
+    def _read_one_by_one(self, indices, out):
+        for image, place in zip(indices.tolist(), out, strict=True):
+            self._load(image, place)
 
     def _crop_one_by_one(self, indices, top, left, mirror, out):
         image, first = np.empty((1, *self.shape), np.uint8), np.zeros(1, np.int64)
@@ -139,8 +142,7 @@ class JpegPixels(FilePixels):
     """The same for images stored as JPEGs, decoded by Pillow, or by simplejpeg where that is installed."""
 
     def read(self, indices, out):
-        for image, place in zip(indices.tolist(), out, strict=True):
-            self._load(image, place)
+        self._read_one_by_one(indices, out)
         self._check_unchanged()
 
     def crop(self, indices, top, left, mirror, out):

@@ -84,6 +84,17 @@ def test_crops_from_outside(kept, rng, top, left):
         crops.centre(out, np.zeros(SHAPE), *corner, plain, np.zeros((1, 3)), np.empty((3, 8, 8, 1)))
 
 
+def test_other_channels(kept, rng):
+    """Compiled code would read past the end, where NumPy refuses."""
+    corner, plain = np.zeros(1, np.int32), np.zeros(1, bool)
+    for channels in 1, 4:
+        with pytest.raises(ValueError, match="a crop lies outside its image"):
+            kept.crop(np.array([0]), corner, corner, plain, np.empty((1, channels, 8, 8), np.uint8))
+        with pytest.raises(ValueError, match="a crop lies outside the mean image"):
+            crops.centre(np.empty((1, channels, 8, 8), np.uint8), np.zeros(SHAPE), corner, corner, plain,
+                         np.zeros((1, channels)), np.empty((channels, 8, 8, 1)))
+
+
 def test_fixed_views_are_inside():
     for views in (centre_view(SHAPE, 8), ten_views(SHAPE, 8)):
         assert views.top.min() >= 0 and views.top.max() <= 3 and views.left.min() >= 0 and views.left.max() <= 21
