@@ -4,12 +4,12 @@ A net of `columns` columns is placed on D devices, D dividing the columns: devic
 contiguous block of channels. Only at layers that read all columns do the devices communicate (section 3.2): forward gathers
 the others' channels, backward sums every device's gradient for one's own. On one device both are free.
 """
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
 
 from cpnet import launch
+from cpnet.cupy_gpus import driver_installed
 from cpnet.errors import CpnetError
 from cpnet.ops import pointwise
 
@@ -76,6 +76,8 @@ def _gpu(text, number):
     if number >= count:
         there = ", ".join(f"{each} ({gpus.name(each)})" for each in range(count)) or "none"
         raise CpnetError(f"--devices {text}: there is no GPU {number}; there is {there}")
+    if gpus.unfit(number):
+        raise CpnetError(f"--devices {text}: {gpus.unfit(number)}")
     return Gpu(f"GPU {number}, {gpus.name(number)}", number)
 
 
@@ -84,16 +86,20 @@ def choose(columns):
 
     As many equal GPUs as share the columns evenly, else the largest GPU, else the CPU.
     """
+    if not driver_installed():
+        return "cpu", ""
     try:
         gpus = launch.gpus()
         count = gpus.count()
     except CpnetError as error:
-        return "cpu", f"on the CPU: {error}" if shutil.which("nvidia-smi") else ""
-    if not count:
-        return "cpu", ""
+        return "cpu", f"on the CPU: {error}"
+    reasons = [gpus.unfit(number) for number in range(count)]
     alike = {}
     for number in range(count):
-        alike.setdefault(gpus.name(number), []).append(number)
+        if not reasons[number]:
+            alike.setdefault(gpus.name(number), []).append(number)
+    if not alike:
+        return "cpu", f"on the CPU: {reasons[0]}" if reasons else ""
     most = max(min(len(numbers), columns) for numbers in alike.values())
     share = max(d for d in range(1, most + 1) if columns % d == 0)
     groups = [numbers[:share] for numbers in alike.values() if len(numbers) >= share]

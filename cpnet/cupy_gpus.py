@@ -1,162 +1,248 @@
-"""NVIDIA GPUs through CuPy: the platform behind launch.py. The only file that imports CuPy."""
+"""NVIDIA GPUs through CuPy: the platform behind launch.py. The only file that imports CuPy.
+
+A thread of the CPU has a *current* device, GPU 0 at first, and whatever it asks of CUDA makes a context on that one: some
+hundred MB of its memory. So a thread first makes the device current that it was given first, and goes back to that one.
+"""
+import ctypes
+import sys
+import threading
+from contextlib import nullcontext, suppress
+
 import numpy as np
 
 from cpnet.errors import CpnetError
+
+FILES = {12: "requirements-cuda12.txt", 13: "requirements.txt"}  # by the CUDA that they bring
+DRIVERS = {12: "525.60", 13: "580.65"}  # the oldest driver for it
+NO_DEVICE, PEER_ACCESS_ENABLED = 100, 704  # cudaError_t: no GPU; told before to reach a peer's memory
+
+
+def driver_installed():
+    """Whether NVIDIA's driver can be loaded. This neither imports CuPy nor makes a context."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 class Cupy:
     """The methods that launch.py calls, each on the current device but where it is given one."""
 
     def __init__(self):
-        import cupy
-        from cupy._core import _routines_linalg as linalg
-        self.cupy = cupy
-        self.compute_types = {"fp32": linalg.COMPUTE_TYPE_DEFAULT, "tf32": linalg.COMPUTE_TYPE_TF32}
-        self.set_compute_type = linalg.set_compute_type
-        self.math = None  # that cuBLAS has been told
+        """Raises CpnetError where CuPy, or a library that it needs, is not installed."""
+        try:
+            import cupy
+            from cuda.pathfinder import find_nvidia_header_directory
+            from cupy_backends.cuda.libs import nvrtc
+        except ImportError as error:
+            raise CpnetError(f"CuPy cannot be used ({error}): pip install -r {FILES[13]}") from None
+        self.cupy, self.nvrtc, self.runtime = cupy, nvrtc, cupy.cuda.runtime
+        self.cuda = self.runtime.runtimeGetVersion() // 1000  # the CUDA that this CuPy is made for
+        try:
+            nvrtc.getVersion()  # loads it
+        except RuntimeError:
+            raise CpnetError(f"CUDA's compiler, NVRTC, cannot be loaded: pip install -r {FILES[self.cuda]}") from None
+        if find_nvidia_header_directory("cudart") is None:
+            raise CpnetError(f"CUDA's headers are not installed: pip install -r {FILES[self.cuda]}")
+        self.thread = threading.local()  # home: the device to which this thread goes back
         self.shared_memory = {}  # device: what `tensor_cores` says of it
+        self.reached = set()  # (device, peer) that have been told to reach each other's memory
         self.copy_streams = {}  # device: the stream on which copies to it from other devices run
         self.upload_streams = {}  # device: the stream on which copies to it from pinned memory run
         self.capturing = False
 
+    # Devices
+
     def count(self):
-        """How many GPUs there are. Raises CpnetError where there is no driver."""
+        """How many GPUs there are. Raises CpnetError where the driver is too old for this CuPy, or does not work."""
+        driver = self.runtime.driverGetVersion()
+        if driver // 1000 < self.cuda:
+            raise CpnetError(f"NVIDIA's driver is too old: it knows CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy "
+                             f"needs CUDA {self.cuda}. Install driver {DRIVERS[self.cuda]} or newer" + self._or_cuda_12())
         try:
-            return self.cupy.cuda.runtime.getDeviceCount()
-        except self.cupy.cuda.runtime.CUDARuntimeError as error:
-            raise CpnetError(f"no GPU can be used ({error}); is NVIDIA's driver installed? --devices cpu needs none") from None
+            return self.runtime.getDeviceCount()
+        except self.runtime.CUDARuntimeError as error:
+            if error.status == NO_DEVICE:
+                return 0
+            raise CpnetError(f"NVIDIA's driver does not work ({error}): see whether nvidia-smi works, and install the driver "
+                             "again") from None
+
+    def unfit(self, device):
+        """Why this GPU cannot run what this CuPy compiles; "" if it can."""
+        properties = self.runtime.getDeviceProperties(device)
+        capability, oldest = properties["major"] * 10 + properties["minor"], min(self.nvrtc.getSupportedArchs())
+        if capability >= oldest:
+            return ""
+        return (f"GPU {device} ({self.name(device)}) is of compute capability {capability / 10}, and CUDA {self.cuda} begins at "
+                f"{oldest / 10}: use the CPU" + self._or_cuda_12())
+
+    def _or_cuda_12(self):
+        """What older drivers and GPUs can do with, where this CuPy is not it already."""
+        return f", or: pip uninstall cupy-cuda13x && pip install -r {FILES[12]}" if self.cuda > 12 else ""
 
     def name(self, device):
         """Such as "NVIDIA H100 80GB HBM3"."""
-        return self.cupy.cuda.runtime.getDeviceProperties(device)["name"].decode()
+        return self.runtime.getDeviceProperties(device)["name"].decode()
 
     def processors(self, device):
         """How many multiprocessors it has."""
-        return self.cupy.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]
+        return self.runtime.getDeviceProperties(device)["multiProcessorCount"]
 
     def tensor_cores(self, device):
         """Bytes of shared memory that a block may have, if there are tensor cores for TF32; 0 if there are none."""
         if device not in self.shared_memory:
-            properties = self.cupy.cuda.runtime.getDeviceProperties(device)
+            properties = self.runtime.getDeviceProperties(device)
             self.shared_memory[device] = properties["sharedMemPerBlockOptin"] if properties["major"] >= 8 else 0
         return self.shared_memory[device]
 
     def reaches(self, device, peer):
         """Whether the hardware lets `device` access the memory of `peer`."""
-        return bool(self.cupy.cuda.runtime.deviceCanAccessPeer(device, peer))
+        return bool(self.runtime.deviceCanAccessPeer(device, peer))
+
+    def versions(self, device):
+        """A dictionary for `machine`: the versions of CUDA and CuPy, and the GPU's memory in MiB."""
+        return {"cuda": self.runtime.runtimeGetVersion(), "cupy": self.cupy.__version__,
+                "memory_mib": self.runtime.getDeviceProperties(device)["totalGlobalMem"] >> 20}
 
     def device(self, array):
-        """What two arrays must have in common to be arguments of one launch."""
+        """The number of the GPU that an array lies on: what two arguments of one launch must have in common."""
         return array.device.id
 
     def address(self, array):
+        """Where an array begins, in bytes."""
         return array.data.ptr
 
     def on(self, device):
-        """A context in which `device` is the current one."""
-        return self.cupy.cuda.Device(device)
+        """A context in which `device` is this thread's current one. Raises CpnetError for a GPU that cannot be had."""
+        if not hasattr(self.thread, "home"):
+            try:
+                self.runtime.setDevice(device)
+            except self.runtime.CUDARuntimeError as error:
+                raise CpnetError(f"GPU {device} cannot be used ({error}); another program may have it to itself") from None
+            self.thread.home = device
+        return nullcontext() if self.runtime.getDevice() == device else self.cupy.cuda.Device(device)
+
+    # Kernels
 
     def module(self, code, options):
         """The compiled text. CuPy keeps it on disk too (CUPY_CACHE_DIR), for the next process."""
         return self.cupy.RawModule(code=code, options=("--std=c++17", *options))
 
-    def empty(self, shape, dtype):
-        if self.capturing:  # CuPy's pool might have some, and give it to others while the graph still uses it
-            raise RuntimeError(f"memory for {shape} is asked for while a graph is captured")
-        return self.cupy.empty(shape, dtype)
-
     def capture(self, work):
-        """The launches of `work()`, none of them run, as a CUDA graph."""
+        """The launches of `work()`, none of them run, as a Graph of the current device."""
         stream = self.cupy.cuda.Stream()  # not a non-blocking one: then the default stream's work would pass unnoticed
         self.capturing = True
         try:
             with stream:
                 # Of this thread alone: the loader's threads may wait for their copies meanwhile.
-                stream.begin_capture(self.cupy.cuda.runtime.streamCaptureModeThreadLocal)
+                stream.begin_capture(self.runtime.streamCaptureModeThreadLocal)
                 try:
                     work()
-                finally:
-                    graph = stream.end_capture()
+                except BaseException:
+                    with suppress(self.runtime.CUDARuntimeError):  # it would hide what went wrong
+                        stream.end_capture()
+                    raise
+                return Graph(self, self.runtime.getDevice(), stream.end_capture())
         finally:
             self.capturing = False
-        return graph
+
+    # Memory
+
+    def empty(self, shape, dtype):
+        """An uninitialised array on the current device, of CuPy's pool. Raises MemoryError where there is no room."""
+        if self.capturing:  # CuPy's pool might have some, and give it to others while the graph still uses it
+            raise RuntimeError(f"memory for {shape} is asked for while a graph is captured")
+        return self.cupy.empty(shape, dtype)
 
     def free(self):
         """Bytes that the current device could still give."""
-        return self.cupy.cuda.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes()
-
-    def matmul(self, a, b, out, math):
-        self._set_math("tf32" if math == "tf32" and self.tensor_cores(self.device(out)) else "fp32")
-        self.cupy.dot(a, b, out=out)  # cuBLAS reads transposed views as they are, and writes into `out`
-
-    def _set_math(self, wanted):
-        """How cuBLAS computes float32 products from now on. Unless told, CuPy would let CUPY_TF32 decide."""
-        if self.math != wanted:
-            self.set_compute_type(np.float32, self.compute_types[wanted])
-            self.math = wanted
-
-    def to_host(self, array):
-        return self.cupy.asnumpy(array)
-
-    def assign(self, array, values):
-        array.set(values)
-        self.cupy.cuda.get_current_stream().synchronize()  # `values` may be written over, or freed, as soon as this returns
-
-    def copy(self, pairs):
-        """See `copy`. A copy to another device runs on a stream of its own, which belongs to the receiver, so that copies
-        in both directions overlap. It begins when both devices have done what they were given before (the source is
-        complete, the old content no longer needed), and both go on after it (the content is there, the source is free).
-        """
-        ready, done = {}, {}
-        for to, source in pairs:
-            for device in self.device(to), self.device(source):
-                if device not in ready:
-                    with self.on(device):
-                        ready[device] = self._record(self.cupy.cuda.get_current_stream())
-        for number, (to, source) in enumerate(pairs):
-            device = self.device(to)
-            with self.on(device):
-                if self.device(source) == device:
-                    stream = self.cupy.cuda.get_current_stream()
-                else:
-                    stream = self._copy_stream(device)
-                    for each in device, self.device(source):
-                        stream.wait_event(ready[each])
-                # CuPy switches peer access on where there is any; elsewhere the driver stages the copy in pinned memory.
-                to.data.copy_from_device_async(source.data, source.nbytes, stream)
-                if self.device(source) != device:
-                    done[number] = self._record(stream)
-        for number, event in done.items():
-            for array in pairs[number]:
-                with self.on(self.device(array)):
-                    self.cupy.cuda.get_current_stream().wait_event(event)
+        return self.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes()
 
     def pinned(self, size):
-        """See `pinned`."""
+        """See `launch.pinned`."""
         memory = self.cupy.cuda.alloc_pinned_memory(size)
         return np.ndarray((size,), np.uint8, memory)
 
+    # Copies
+
+    def to_host(self, array):
+        """See `launch.to_host`; `array` is the current device's."""
+        return self.cupy.asnumpy(array)
+
+    def assign(self, array, values):
+        """See `launch.assign`; `array` is the current device's."""
+        array.set(values)
+        # CUDA reads pageable memory before it returns, but pinned memory later: `values` may be written over after this.
+        self._current().synchronize()
+
+    def copy(self, pairs):
+        """See `launch.copy`. A copy to another device runs on a stream of its own, which belongs to the receiver, so that
+        copies in both directions overlap. It begins when both devices have done what they were given before (the source is
+        complete, the old content no longer needed), and both go on after it (the content is there, the source is free).
+        """
+        places = [(self.device(to), self.device(source)) for to, source in pairs]
+        crossing = dict.fromkeys(device for place in places if place[0] != place[1] for device in place)
+        ready, done = {}, []
+        for device in crossing:
+            with self.on(device):
+                ready[device] = self._record(self._current())
+        for (to, source), (device, origin) in zip(pairs, places, strict=True):
+            if device == origin:
+                with self.on(device):
+                    self.runtime.memcpyAsync(to.data.ptr, source.data.ptr, to.nbytes, self.runtime.memcpyDeviceToDevice,
+                                             self._current().ptr)
+                continue
+            self._let_reach(device, origin)
+            self._let_reach(origin, device)
+            with self.on(device):
+                stream = self._stream(self.copy_streams, device)
+                stream.wait_event(ready[device])
+                stream.wait_event(ready[origin])
+                self.runtime.memcpyPeerAsync(to.data.ptr, device, source.data.ptr, origin, to.nbytes, stream.ptr)
+                done.append(((device, origin), self._record(stream)))
+        for place, event in done:
+            for device in place:
+                with self.on(device):
+                    self._current().wait_event(event)
+
+    def _let_reach(self, device, peer):
+        """Let `device` access the memory of `peer`, where it can; elsewhere the driver stages copies in pinned memory."""
+        if (device, peer) in self.reached:
+            return
+        self.reached.add((device, peer))
+        if self.reaches(device, peer):
+            with self.on(device):
+                try:
+                    self.runtime.deviceEnablePeerAccess(peer)
+                except self.runtime.CUDARuntimeError as error:
+                    if error.status != PEER_ACCESS_ENABLED:
+                        raise
+
     def upload(self, array, values, after):
-        """See `upload`; `array` is the current device's."""
+        """See `launch.upload`; `array` is the current device's."""
         stream = self._stream(self.upload_streams, self.device(array))
         stream.wait_event(after)
-        array.data.copy_from_host_async(values.ctypes.data, values.nbytes, stream)
-        return self._record(stream, block=True)  # the thread that waits for it sleeps
+        self.runtime.memcpyAsync(array.data.ptr, values.ctypes.data, values.nbytes, self.runtime.memcpyHostToDevice, stream.ptr)
+        return self._record(stream)
+
+    # Events
 
     def mark(self):
         """An event at the end of what the current device has been given."""
-        return self._record(self.cupy.cuda.get_current_stream(), block=True)
+        return self._record(self._current())
 
     def follow(self, event):
         """What the current device is given from now on waits for the event, be it of another stream or device."""
-        self.cupy.cuda.get_current_stream().wait_event(event)
+        self._current().wait_event(event)
 
     def wait(self, event):
-        """See `wait`. The interpreter lock is free meanwhile."""
+        """See `launch.wait`. The interpreter lock is free meanwhile."""
         event.synchronize()
 
-    def _copy_stream(self, device):
-        return self._stream(self.copy_streams, device)
+    def _current(self):
+        """The current device's current stream."""
+        return self.cupy.cuda.get_current_stream()
 
     def _stream(self, streams, device):
         """The stream of `device`, which is the current one, among `streams`; made at first."""
@@ -164,6 +250,18 @@ class Cupy:
             streams[device] = self.cupy.cuda.Stream(non_blocking=True)
         return streams[device]
 
-    def _record(self, stream, **kind):
-        """An event at the end of what `stream`, of the current device, has been given."""
-        return stream.record(self.cupy.cuda.Event(disable_timing=True, **kind))
+    def _record(self, stream):
+        """An event at the end of what `stream`, of the current device, has been given. Who waits for it sleeps."""
+        return stream.record(self.cupy.cuda.Event(block=True, disable_timing=True))
+
+
+class Graph:
+    """A captured graph of one device."""
+
+    def __init__(self, platform, device, graph):
+        self.platform, self.device, self.graph = platform, device, graph
+
+    def launch(self):
+        """Run all of it in its device's own stream, whichever device is the current one."""
+        with self.platform.on(self.device):
+            self.graph.launch()

@@ -88,14 +88,18 @@ class Feed:
             # A device that holds two columns has two copies of the first layer, but needs the images once.
             self.lanes = {part.device: Lane(part, self.mean, batch) for part in self.network.parts[0]}
         events = {device: lane.send(batch, self.turn) for device, lane in self.lanes.items()}
-        self.loader.keep(functools.partial(self._wait, events))
+        self.loader.keep(functools.partial(_wait, self.lanes, events))
         sent = Sent(batch.indices, len(batch.labels), batch.packed.images.shape, self.turn, events)
         self.turn = 1 - self.turn
         return sent
 
-    def _wait(self, events):
-        for device, event in events.items():
-            self.lanes[device].wait(event)
+
+
+def _wait(lanes, events):
+    """Returns when all these events, by device, have passed. No method of Feed: the ring of slots holds on to it, and must
+    not hold on to the Feed, so that slots are given back when the Feed is dropped."""
+    for device, event in events.items():
+        lanes[device].wait(event)
 
 
 class Lane:

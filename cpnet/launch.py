@@ -17,6 +17,7 @@ from math import prod
 import numpy as np
 
 from cpnet.cuda_text import path_of, signatures, text
+from cpnet.cupy_gpus import Cupy, driver_installed
 from cpnet.errors import CpnetError
 
 GRID = 2**31 - 1, 65535, 65535  # blocks at most, by axis
@@ -35,12 +36,11 @@ _workspaces = {}  # (platform, device, name, dtype): arrays, the last and larges
 
 @functools.cache
 def gpus():
-    """The platform of the GPUs; whatever else runs kernels offers the same methods. Raises CpnetError without CuPy."""
-    from cpnet.cupy_gpus import Cupy
-    try:
-        return Cupy()
-    except ImportError as error:
-        raise CpnetError(f"CuPy cannot be used ({error}): pip install -r requirements-cuda13.txt") from None
+    """The platform of the GPUs; whatever else runs kernels offers the same methods. Raises CpnetError where there is no
+    driver, or CuPy cannot be used."""
+    if not driver_installed():
+        raise CpnetError("there is no GPU here, or NVIDIA's driver is not installed")
+    return Cupy()
 
 
 def register(kind, platform):
@@ -169,8 +169,10 @@ def copy(pairs):
 
 
 def pinned(like, size):
-    """`size` bytes of host memory, NumPy uint8, that the kind of device `like` is on can read while the CPU does other work."""
-    return _platform(type(like)).pinned(size)
+    """`size` bytes of host memory, NumPy uint8, that the device `like` is on can read while the CPU does other work."""
+    platform = _platform(type(like))
+    with platform.on(platform.device(like)):
+        return platform.pinned(size)
 
 
 def upload(array, values, after):
@@ -202,7 +204,9 @@ def follow(array, event):
 
 def wait(array, event):
     """Returns when an event of the device of `array` has passed. From any thread."""
-    _platform(type(array)).wait(event)
+    platform = _platform(type(array))
+    with platform.on(platform.device(array)):
+        platform.wait(event)
 
 
 # Launching

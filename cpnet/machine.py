@@ -41,6 +41,4 @@ def card(number):
         asked = subprocess.run(["nvidia-smi", f"--id={number}", "--query-gpu=driver_version", "--format=csv,noheader"],
                                capture_output=True, text=True)
         driver = asked.stdout.strip() if asked.returncode == 0 else ""
-    runtime = gpus.cupy.cuda.runtime
-    return {"card": gpus.name(number), "driver": driver, "cuda": runtime.runtimeGetVersion(), "cupy": gpus.cupy.__version__,
-            "memory_mib": runtime.getDeviceProperties(number)["totalGlobalMem"] >> 20}
+    return {"card": gpus.name(number), "driver": driver, **gpus.versions(number)}

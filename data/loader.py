@@ -9,7 +9,7 @@ import numpy as np
 
 from data.augment import centre_view, random_views, ten_views
 from data.crops import centre
-from data.dataset import DataError
+from data.errors import DataError
 from data.order import SHUFFLES, Batches, epoch_order
 from data.packed import packed_bytes, unpack
 from data.ring import Ring
@@ -106,7 +106,7 @@ class Loader:
 
     def close(self):
         """End the threads and wait for them; at any time, more than once."""
-        self._ring.close()
+        self._finalizer()  # which then lets go of the ring and its slots
 
 
 class _Work:
