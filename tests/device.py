@@ -1,7 +1,9 @@
-"""The CPU as a device: arrays that only kernels may touch, run by cuemu behind `cpnet.launch`, as CuPy's are on a GPU."""
-import threading
-from collections import defaultdict, deque
-from contextlib import contextmanager, nullcontext
+"""The CPU as a device for kernels alone: arrays that only kernels may touch, each launch run at once by cuemu.
+
+Here kernels are tested: in several orders of threads, with mutants in their place, and with or without tensor cores. What the
+host asks of a GPU is tested with the real CuPy (tests/gpus.py).
+"""
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,94 +29,12 @@ class DeviceArray(np.ndarray):
         raise TypeError("a NumPy function on a device's array")
 
 
-@dataclass(eq=False)
-class Event:
-    stream: str
-    passed: bool = False
-
-
-class Streams:
-    """What devices have been given to do, by stream; each thing is done as late as it may be: when somebody waits for it.
-
-    only: a word in the names of the streams that are late; the others do at once what they are given.
-    """
-
-    def __init__(self, only):
-        self.only, self.queues, self.lock = only, defaultdict(deque), threading.RLock()
-
-    def give(self, stream, action):
-        if self.only in stream:
-            self.queues[stream].append(action)
-        else:
-            action()
-
-    def record(self, stream):
-        event = Event(stream)
-        self.give(stream, lambda: setattr(event, "passed", True))
-        return event
-
-    def until(self, event):
-        """Do what comes before an event."""
-        with self.lock:
-            while not event.passed:
-                self.queues[event.stream].popleft()()
-
-    def finish(self):
-        """Do everything."""
-        with self.lock:
-            for queue in list(self.queues.values()):
-                while queue:
-                    queue.popleft()()
-
-
 class Runner:
-    """The platform of DeviceArray (see cpnet.cupy_gpus.Cupy). Does at once what it is given, or else as late as it may."""
+    """The platform of DeviceArray: as much of cpnet.cupy_gpus.Cupy as kernels need. It does at once what it is given."""
 
     mutated = {}  # text: what to run instead
     current = "cpu"
     shared_memory = 0  # what `tensor_cores` says: none, so that convolution takes its plain kernels
-    streams = None  # Streams, in `late`
-    recorded = None  # a Graph, while it is captured
-
-    @contextmanager
-    def late(self, only=""):
-        """Meanwhile everything is late, or the streams with `only` in their names."""
-        self.streams = Streams(only)
-        try:
-            yield self.streams
-            self.streams.finish()
-        finally:
-            self.streams = None
-
-    def give(self, action, stream=None):
-        """Have `action` done by a stream, the current device's own if it has no name; or record it."""
-        if self.recorded is not None and not stream:
-            self.recorded.append(action)
-        elif self.streams:
-            self.streams.give(stream or self.current, action)
-        else:
-            action()
-
-    def pinned(self, size):
-        return np.full(size, 0xEE, np.uint8)
-
-    def upload(self, array, values, after):
-        stream = f"{self.current}, uploads"
-        if self.streams:
-            self.give(lambda: self.streams.until(after), stream)
-        self.give(lambda: self._write(array, values), stream)
-        return self.streams and self.streams.record(stream)
-
-    def mark(self):
-        return self.streams and self.streams.record(self.current)
-
-    def follow(self, event):
-        if self.streams:
-            self.give(lambda: self.streams.until(event))
-
-    def wait(self, event):
-        if self.streams:
-            self.streams.until(event)
 
     def device(self, array):
         return getattr(array, "place", "cpu")
@@ -130,26 +50,9 @@ class Runner:
         return nullcontext()
 
     def module(self, code, options):
-        assert self.recorded is None, "a module is loaded while a graph is captured"
-        module = cuemu.RawModule(code=self.mutated.get(code, code), options=options)
-        return Module(module)
-
-    def capture(self, work):
-        """As on a GPU: nothing runs, the arguments are those of now, and their memory is read when the graph is launched."""
-        assert self.recorded is None
-        self.recorded = graph = Graph()
-        try:
-            work()
-        finally:
-            self.recorded = None
-        return graph
-
-    def refuse(self, what):
-        if self.recorded is not None:
-            raise RuntimeError(f"{what} while a graph is captured")
+        return Module(cuemu.RawModule(code=self.mutated.get(code, code), options=options))
 
     def empty(self, shape, dtype):
-        self.refuse(f"memory for {shape} is asked for")
         array = cuemu.empty(shape, dtype).view(DeviceArray)
         array.place = self.current
         return array
@@ -158,41 +61,18 @@ class Runner:
         return 1 << 30
 
     def matmul(self, a, b, out, math):
-        self.give(lambda: self._write(out, host(a) @ host(b)))
+        self.assign(out, host(a) @ host(b))
 
     def to_host(self, array):
-        self.refuse("an array is copied to the host")
-        self._finish()
         return host(array).copy()
 
     def assign(self, array, values):
-        self.refuse("an array is copied from the host")
-        self._finish()
-        self._write(array, values)
-
-    def copy(self, pairs):
-        if len({self.device(array) for pair in pairs for array in pair}) > 1:
-            self._finish()  # in what order copies between devices are done is tested elsewhere
-        for to, source in pairs:
-            self.current = self.device(to)
-            self.give(lambda to=to, source=source: self._write(to, host(source)))
-
-    def _finish(self):
-        if self.streams:
-            self.streams.finish()
-
-    @staticmethod
-    def _write(array, values):
         assert values.dtype == array.dtype and values.shape == array.shape
         cuemu.initialised(host(array))[...] = values
 
-
-class Graph(list):
-    """What a graph would launch."""
-
-    def launch(self):
-        for action in self:
-            RUNNER.give(action)
+    def copy(self, pairs):
+        for to, source in pairs:
+            self.assign(to, host(source))
 
 
 class Module:
@@ -206,6 +86,8 @@ class Module:
 
 
 class Function:
+    """A kernel of such a module."""
+
     def __init__(self, kernel):
         self.kernel = kernel
 
@@ -218,9 +100,6 @@ class Function:
         self.kernel.max_dynamic_shared_size_bytes = value
 
     def __call__(self, grid, block, args, shared_mem=0):
-        RUNNER.give(lambda: self.run(grid, block, args, shared_mem))
-
-    def run(self, grid, block, args, shared_mem):
         args = [host(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
         arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
         before = [array.copy() for array in arrays]

@@ -1,40 +1,26 @@
-"""The step as graphs: what is replayed does the same as what is launched, bit by bit. The GPUs are emulated."""
+"""The step as graphs: what is replayed does the same as what is launched, bit by bit, on whichever GPU (tests/gpus.py)."""
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cpnet import cupy_gpus, launch, nets
+from cpnet import launch
 from cpnet.columns import Device
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
 from cpnet.graph import GraphStep
-from cpnet.layers import LRN, Conv, Dropout, Linear, MaxPool, ReLU
+from cpnet.launch import to_host
 from cpnet.network import Network
 from cpnet.step import Step
 from data.dataset import Dataset
-from tests import cuemu, device
-from tests.device import Emulated, host
+from tests.gpus import gpus, in_order, tiny
 from tests.helpers import assert_same_arrays, run, small_set, trainer_of
 
-cuemu.require()
-GPU = Emulated("gpu 0")
 RATES = 0.01, 0.01, 0.01, 0.001, 0.002
 
 
-@pytest.fixture(autouse=True)
-def one_order(monkeypatch):
-    monkeypatch.setattr(device, "SEEDS", (1,))
-
-
-def network(placed=(GPU,), size=8):
-    """All kinds of layers, as small as they can be."""
-    table = nets.Table({"name": "tiny", "image": (1, size, size), "classes": 4}, (1, size, size), 2, [
-        Conv("conv1", 4, 3, pad=1, reads="all", std=0.3), ReLU("relu1"), LRN("lrn1"), MaxPool("pool1"),
-        Conv("conv2", 4, 3, pad=1, std=0.3), ReLU("relu2"), Linear("fc3", 8, std=0.3), ReLU("relu3"), Dropout("dropout3"),
-        Linear("fc4", 4, std=0.3, undivided=True)], 0.01, 0.0005)
-    return Network(table, list(placed), seed=3)
+def network(where="0", size=8):
+    return Network(tiny(size), gpus(where), seed=3)
 
 
 def batches(rng, count, images=3):
@@ -45,21 +31,22 @@ def batches(rng, count, images=3):
 def same_bits(one, other):
     for kind in "values", "velocities", "gradients":
         for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
-            np.testing.assert_array_equal(host(a), host(b))
+            np.testing.assert_array_equal(to_host(a), to_host(b))
 
 
+@pytest.mark.parametrize("where", ["0", "1", "2"])
 @pytest.mark.parametrize("on_device", [False, True], ids=["NumPy batches", "batches on the device"])
-def test_a_replayed_step_is_the_eager_one(rng, on_device):
+def test_a_replayed_step_is_the_eager_one(rng, on_device, where):
     """Five steps of other images, labels, dropped neurons and rates; the last three are replays."""
-    eager, graph = (kind(network(), seed=7) for kind in (Step, GraphStep))
+    eager, graph = (kind(network(where), seed=7) for kind in (Step, GraphStep))
     for each in eager, graph:
         each.restart(0, 0, 40)
     for number, (batch, rate) in enumerate(zip(batches(rng, len(RATES)), RATES, strict=True), 40):
         eager(*batch, step=number, rate=rate)
-        graph(*(map(GPU.put, batch) if on_device else batch), step=number, rate=rate)
+        graph(*(map(graph.first.put, batch) if on_device else batch), step=number, rate=rate)
         same_bits(eager.network, graph.network)
         assert eager.read() == graph.read() and graph.read()[2] == number + 1
-    assert all(isinstance(captured, device.Graph) for captured in graph.graphs.values()) and len(graph.graphs) == 2
+    assert all(graph.graphs.values()) and len(graph.graphs) == 2
     with pytest.raises(ValueError, match=r"a graph of images \(1, 8, 8, 3\), not \(1, 8, 8, 5\)"):
         graph(*batches(rng, 1, 5)[0], step=45, rate=0.1)
 
@@ -68,14 +55,14 @@ def test_each_thing_that_changes_reaches_a_replay(rng):
     """A step from the same weights, replayed with one thing changed, is another step."""
     work = GraphStep(network(), seed=7)
     (images, labels), (other, _) = batches(rng, 2)
-    start = {kind: host(getattr(work.network, kind)[0]).copy() for kind in ("values", "velocities")}
+    start = {kind: to_host(getattr(work.network, kind)[0]) for kind in ("values", "velocities")}
 
     def outcome(images=images, labels=labels, step=1, rate=0.01):
         for kind, array in start.items():
             launch.assign(getattr(work.network, kind)[0], array)
         work.restart(0, 0, step)
         work(images, labels, step=step, rate=rate)
-        return host(work.network.values[0]).tobytes()
+        return to_host(work.network.values[0]).tobytes()
 
     outcome(), outcome()
     expected = outcome()
@@ -94,7 +81,7 @@ def test_a_larger_batch_in_between_takes_nothing_from_the_graph(rng):
         for each in eager, graph:
             each(*batch, step=number, rate=0.01)
             if number in (0, 2, 3):
-                outputs.append(host(each.network.forward(between)).copy())
+                outputs.append(to_host(each.network.forward(between)))
         same_bits(eager.network, graph.network)
         assert not outputs or np.array_equal(*outputs)
 
@@ -107,48 +94,69 @@ def test_a_step_that_is_not_finite_changes_nothing_and_says_which_it_was(rng):
         for number, batch in enumerate(given):
             each(*batch, step=number, rate=0.01)
             if number == 2:
-                kept = host(each.network.values[0]).copy()
+                kept = to_host(each.network.values[0])
         assert np.isfinite(kept).all()
-        np.testing.assert_array_equal(host(each.network.values[0]), kept)
+        np.testing.assert_array_equal(to_host(each.network.values[0]), kept)
         loss, _, steps = each.read()
         assert np.isnan(loss) and steps == 3
 
 
-def test_a_capture_runs_nothing_and_a_launch_reads_what_is_there():
-    x, y = GPU.put(np.ones(5, np.float32)), GPU.put(np.zeros(5, np.float32))
+@pytest.mark.parametrize("where", ["0", "1"])
+def test_a_capture_runs_nothing_and_a_launch_reads_what_is_there(order, where):
+    """The launch is in the order of its own device, whichever is the current one."""
+    (device,) = gpus(where, 1)
+    x, y = device.put(np.ones(5, np.float32)), device.put(np.zeros(5, np.float32))
     graph = launch.capture(x, lambda: launch.copy([(y, x)]))
-    assert host(y).tolist() == [0] * 5
-    launch.assign(x, np.full(5, 7, np.float32))
+    assert to_host(y).tolist() == [0] * 5
+    launch.copy([(x, device.put(np.full(5, 7, np.float32)))])  # still to be done
     graph.launch()
-    assert host(y).tolist() == [7] * 5
+    launch.copy([(x, y)])
+    assert to_host(x).tolist() == [7] * 5
 
 
-@pytest.mark.parametrize("work, what", [
-    (lambda x: launch.to_host(x), "copied to the host"), (lambda x: launch.assign(x, np.ones(5)), "copied from the host"),
-    (lambda x: launch.empty((2, 3), np.float32, x), r"memory for \(2, 3\)"), (lambda x: x + 1, "outside a kernel"),
-    (lambda x: np.sum(x), "a NumPy function")])
-def test_what_cannot_be_captured_is_refused(work, what):
-    x = GPU.put(np.ones(5))
-    with pytest.raises((RuntimeError, TypeError), match=what):
+REFUSED = {
+    "to the host": lambda x: to_host(x), "from the host": lambda x: launch.assign(x, np.ones(5)),
+    "an allocation": lambda x: launch.empty((2, 3), np.float32, x), "waiting": lambda x: launch.wait(x, launch.mark(x))}
+
+
+@pytest.mark.parametrize("work", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_captured_is_refused(work):
+    """With the error of what was done, not that of ending a capture that it spoiled; and the GPU is as it was before."""
+    x = gpus("0")[0].put(np.ones(5))
+    with pytest.raises(Exception) as caught:
         launch.capture(x, lambda: work(x))
-    launch.to_host(x)  # the capture is over
+    assert "Invalidated" not in str(caught.value)
+    assert to_host(x).tolist() == [1] * 5
+    launch.capture(x, lambda: launch.copy([(x[:1], x[1:2])])).launch()
+
+
+def test_an_error_while_capturing_is_the_one_that_is_raised():
+    x = gpus("0")[0].put(np.ones(5))
+
+    def work():
+        launch.copy([(x[:1], x[1:2])])
+        raise ZeroDivisionError("of my own")
+
+    with pytest.raises(ZeroDivisionError, match="of my own"):
+        launch.capture(x, work)
+    assert to_host(x).tolist() == [1] * 5
 
 
 def test_a_step_that_allocates_cannot_be_captured(rng, monkeypatch):
     work = GraphStep(network(), seed=7)
-    monkeypatch.setattr(work, "array", lambda name, shape, dtype: GPU.empty(shape, dtype))
+    monkeypatch.setattr(work, "array", lambda name, shape, dtype: work.first.empty(shape, dtype))
     given = batches(rng, 2)
     work(*given[0], step=0, rate=0.01)
     work.graphs = {"passes": None}
-    monkeypatch.setattr(work, "_fixed", lambda name, values: GPU.put(values))
+    monkeypatch.setattr(work, "_fixed", lambda name, values: work.first.put(values))
     with pytest.raises(RuntimeError, match="memory for .* is asked for while a graph is captured"):
         work(*given[1], step=1, rate=0.01)
 
 
 def test_graphs_are_for_one_gpu():
-    for placed in [Device()], [Device()] * 2, [GPU, Emulated("gpu 1")]:
+    for placed in [Device()], [Device()] * 2, gpus("0,1"):
         with pytest.raises(CpnetError, match="--graph needs a net on one GPU"):
-            GraphStep(network(placed))
+            GraphStep(Network(tiny(), placed))
 
 
 def test_the_option_is_refused_before_anything_is_written(tmp_path):
@@ -157,15 +165,19 @@ def test_the_option_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def trainer(dataset, path, *, graph, resume=False, stop=lambda: False):
-    net = network(size=dataset.height * 7 // 8)
+def trainer_at(dataset, path, *, graph, where="0", resume=False, stop=lambda: False):
+    net = network(where, size=dataset.height * 7 // 8)
     settings = dict(epochs=2, batch=4, lr=0.01, momentum=0.9, decay=0.0005, schedule="1", seed=0, mirror=True, colour=True,
                     checkpoint_minutes=1e9, loader_threads=1, graph=graph)
     return trainer_of(net, dataset, path, settings, resume=resume, stop=stop)
 
 
-def test_training_stopped_and_resumed(tmp_path):
+@pytest.mark.parametrize("where", ["0", "1", "2"])
+def test_training_stopped_and_resumed(tmp_path, where):
     """Two epochs of three steps with a drop of the rate: the same as without graphs, stopped in mid-epoch or not."""
+    def trainer(*arguments, **options):
+        return trainer_at(*arguments, where=where, **options)
+
     with Dataset(small_set(tmp_path / "squares.h5", size=10, train=12, val=4)) as dataset:
         trainer(dataset, tmp_path / "eager", graph=False).train()
         for step in 2, 5:
@@ -184,52 +196,12 @@ def test_training_stopped_and_resumed(tmp_path):
 def test_a_gpu_is_waited_for_only_when_somebody_asks(tmp_path, monkeypatch):
     """The loss once an epoch, after its last batch; what is read after that is validation's and the files'."""
     with Dataset(small_set(tmp_path / "squares.h5", size=10, train=12, val=4)) as dataset:
-        training = trainer(dataset, tmp_path / "run", graph=True)
+        training = trainer_at(dataset, tmp_path / "run", graph=True)
         monkeypatch.setattr("cpnet.train.READ_SECONDS", 1e9)
         read = []
         monkeypatch.setattr(training, "save", lambda best=False: None)
         monkeypatch.setattr(training, "_validate", lambda: {"loss": 1.0, "top1": 0.5, "top5": 0.0})
-        monkeypatch.setattr(device.RUNNER, "to_host", lambda array: read.append(training.state.batch) or host(array).copy())
+        copy = launch.gpus().to_host
+        monkeypatch.setattr(launch.gpus(), "to_host", lambda array: read.append(training.state.batch) or copy(array))
         training.train()
         assert [batch for batch in read if batch] == [3, 3]
-
-
-# CuPy's side
-
-
-class FakeCupy:
-    """As much of CuPy as Cupy.capture needs."""
-
-    def __init__(self):
-        self.cuda, self.runtime, self.streamCaptureModeThreadLocal = self, self, 1
-        self.said = []
-
-    def Stream(self, non_blocking=False):
-        assert not non_blocking
-        return self
-
-    def begin_capture(self, mode):
-        self.said.append(("begin", mode))
-
-    def end_capture(self):
-        self.said.append("end")
-        return SimpleNamespace(launch=lambda: None)
-
-    def __enter__(self):
-        self.said.append("enter")
-
-    def __exit__(self, *error):
-        self.said.append("exit")
-
-    def empty(self, shape, dtype):
-        return np.empty(shape, dtype)
-
-
-def test_capture_by_cupy():
-    platform = object.__new__(cupy_gpus.Cupy)
-    platform.cupy, platform.capturing = fake, _ = FakeCupy(), False
-    assert platform.capture(lambda: fake.said.append("work")).launch
-    assert fake.said == ["enter", ("begin", 1), "work", "end", "exit"]
-    with pytest.raises(RuntimeError, match=r"memory for \(3,\) is asked for while a graph is captured"):
-        platform.capture(lambda: platform.empty((3,), np.float32))
-    assert fake.said[-2:] == ["end", "exit"] and platform.empty((3,), np.float32).shape == (3,)
