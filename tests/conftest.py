@@ -7,11 +7,11 @@ import pkgutil
 import numpy as np
 import pytest
 
-from cpnet import arrays, launch, ops
+from cpnet import arrays, columns, launch, ops
 from data.dataset import Dataset
-from tests import cuemu
+from tests import cuemu, gpus, softcuda
 from tests.device import DeviceArray
-from tests.helpers import missing, small_set
+from tests.helpers import small_set
 
 
 class NumpyBackend:
@@ -84,7 +84,7 @@ class CupyBackend(NumpyBackend):
         return self.cupy.asnumpy(array)
 
 
-BACKENDS = {"numpy": NumpyBackend, "cuemu": CuemuBackend, **({} if missing("0") else {"cupy": CupyBackend})}
+BACKENDS = {"numpy": NumpyBackend, "cuemu": CuemuBackend, **({"cupy": CupyBackend} if gpus.CARD else {})}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -154,6 +154,18 @@ def spoiled_scratch(monkeypatch):
         module = importlib.import_module(f"cpnet.ops.{name}")
         if hasattr(module, "scratch"):
             monkeypatch.setattr(module, "scratch", spoiled)
+
+
+@pytest.fixture(autouse=True)
+def on_softcuda(monkeypatch):
+    """Only where --devices says so: by themselves, commands choose the CPU. What a device had to complain of fails the test."""
+    if not gpus.SOFT:
+        yield
+        return
+    monkeypatch.setattr(columns, "driver_installed", lambda: False)
+    yield
+    faults = softcuda.forgive()
+    assert not faults, "\n".join(faults)
 
 
 @pytest.fixture(scope="module")

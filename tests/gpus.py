@@ -16,6 +16,7 @@ from cpnet.nets import Table
 from tests import softcuda
 
 SOFT, WHY_NOT = softcuda.possible()  # whether the GPUs are softcuda's
+CARD = softcuda.real_card()  # whether they are real ones
 if SOFT:
     softcuda.install()
 
@@ -40,8 +41,7 @@ def gpus(text, columns=2):
     try:
         return devices(text, columns)
     except CpnetError as error:
-        usable = SOFT or "there is no GPU 0" not in str(error) and "there is no GPU " in str(error)
-        (pytest.fail if os.environ.get("CI") and not usable else pytest.skip)(f"{error}; {WHY_NOT}")
+        (pytest.skip if SOFT or CARD or not os.environ.get("CI") else pytest.fail)(f"{error}; {WHY_NOT}")
 
 
 def put(device, array):

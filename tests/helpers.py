@@ -103,19 +103,6 @@ def trainer_of(network, dataset, path, settings, *, resume=False, stop=lambda: F
     return Trainer(network, dataset, folder, settings, state=state, stop=stop, progress=False, say=say)
 
 
-def missing(text, columns=2):
-    """Why the devices named by `text` cannot be used here; "" if they can."""
-    try:
-        devices(text, columns)
-    except CpnetError as error:
-        return str(error)
-    return ""
-
-
-# Where the tests place nets: GPUs where there are any. test_gpu_placement.py says, in one skip each, which are not there.
-PLACEMENTS = tuple(text for text in ("cpu", "cpu,cpu", "0", "0,0", "0,1") if not missing(text))
-
-
 def run(*words, cwd=ROOT, check=None, **options):
     """The command line in a process of its own. `check`: the exit code it must have."""
     done = subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, words)], cwd=cwd, capture_output=True, text=True,

@@ -20,7 +20,7 @@ from cpnet.studies import codes, features, neighbours
 from cpnet.studies.codes import Codes, Sign, auto_encoder, make
 from cpnet.studies.features import Features
 from tests import cuemu, device
-from tests.device import Emulated
+from tests.gpus import gpus
 from tests.helpers import ROOT, small_set
 
 SETTINGS = dict(hidden=16, bits=12, epochs=3, batch=32, rate=1.0, seed=1)
@@ -155,13 +155,11 @@ def test_killed(tmp_path):
     assert (tmp_path / "c.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def test_on_a_gpu_as_on_the_cpu(tmp_path, monkeypatch):
-    """Emulated. Float32 rounds differently there, so a bit whose number is next to 0 may differ."""
-    cuemu.require()
-    monkeypatch.setattr(device, "SEEDS", (1,))
+def test_on_a_gpu_as_on_the_cpu(tmp_path):
+    """Float32 rounds differently there, so a bit whose number is next to 0 may differ."""
     source = Features(features_file(tmp_path / "f.h5", train=60, val=30))
     coders = [codes.Coder(source, f"{tmp_path}/{number}", {**SETTINGS, "epochs": 1}, where)
-              for number, where in enumerate((CPU, Emulated("gpu 0")))]
+              for number, where in enumerate((CPU, *gpus("1", 1)))]
     lines = [[], []]
     for coder, said in zip(coders, lines, strict=True):
         coder.train(said.append)

@@ -12,9 +12,7 @@ from cpnet.network import Network
 from cpnet.studies import features, neighbours
 from cpnet.studies.features import Features, ahead, extract, hidden, last_hidden, open_vectors
 from data.dataset import Dataset
-from tests import cuemu
-from tests import device as emulation
-from tests.device import Emulated
+from tests.gpus import gpus
 from tests.helpers import small_set
 
 
@@ -23,13 +21,9 @@ def network(placed="cpu", **options):
     return Network(table, devices(placed, 2), seed=1)
 
 
-@pytest.fixture(params=["cpu", "emulated GPU"])
-def device(request, monkeypatch):
-    if request.param == "cpu":
-        return neighbours.CPU
-    cuemu.require()
-    monkeypatch.setattr(emulation, "SEEDS", (1,))
-    return Emulated("gpu 0")
+@pytest.fixture(params=["cpu", "1", "2"])
+def device(request):
+    return neighbours.CPU if request.param == "cpu" else gpus(request.param, 1)[0]
 
 
 @pytest.mark.parametrize("rows", [20, 1 << 13])
@@ -59,10 +53,9 @@ def test_nearest_codes_is_a_full_sort(rng, monkeypatch, device, rows):
 
 
 def test_a_gpu_is_told_when_it_cannot_choose_so_many(rng):
-    cuemu.require()
     vectors = rng.standard_normal((5000, 2))
     with pytest.raises(ValueError, match="a GPU chooses 4096 neighbours at most, not 5000"):
-        neighbours.nearest(vectors[:1], vectors, 5000, Emulated("gpu 0"))
+        neighbours.nearest(vectors[:1], vectors, 5000, gpus("0", 1)[0])
 
 
 def test_a_shortlist_is_searched_exactly(rng):

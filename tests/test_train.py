@@ -12,7 +12,8 @@ from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import duration
 from data.dataset import Dataset
-from tests.helpers import BUNDLED, PLACEMENTS, assert_same_arrays, trainer_of
+from tests.gpus import CARD, gpus
+from tests.helpers import BUNDLED, assert_same_arrays, trainer_of
 
 SETTINGS = dict(epochs=3, batch=16, lr=0.01, momentum=0.9, decay=0.0005, schedule="2", seed=0, mirror=True, colour=True,
                 checkpoint_minutes=1e9, loader_threads=1)
@@ -63,9 +64,11 @@ def test_it_learns(squares, tmp_path):
     assert evaluate(network, squares)["top1"] == lines[best]["val_top1"]
 
 
-@pytest.fixture(scope="module", params=PLACEMENTS)
+@pytest.fixture(scope="module", params=["cpu", "cpu,cpu", *(["0", "0,0", "0,1"] if CARD else [])])
 def whole(request, squares, tmp_path_factory):
-    """An undisturbed run's folder and placement."""
+    """An undisturbed run's folder and placement. (On softcuda, whose steps take long, see test_gpu_placement.)"""
+    if request.param[0] != "c":
+        gpus(request.param)
     path = tmp_path_factory.mktemp("whole") / "whole"
     trainer(squares, path, placed=request.param).train()
     return path, request.param
