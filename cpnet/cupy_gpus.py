@@ -74,8 +74,8 @@ class Cupy:
         capability, oldest = properties["major"] * 10 + properties["minor"], min(self.nvrtc.getSupportedArchs())
         if capability >= oldest:
             return ""
-        return (f"GPU {device} ({self.name(device)}) is of compute capability {capability / 10}, and CUDA {self.cuda} begins at "
-                f"{oldest / 10}: use the CPU" + self._or_cuda_12())
+        return (f"GPU {device} ({self.name(device)}) is of compute capability {capability / 10}, and CUDA {self.cuda} "
+                f"begins at {oldest / 10}: use the CPU" + self._or_cuda_12())
 
     def _or_cuda_12(self):
         """What older drivers and GPUs can do with, where this CuPy is not it already."""

@@ -156,6 +156,13 @@ def spoiled_scratch(monkeypatch):
             monkeypatch.setattr(module, "scratch", spoiled)
 
 
+@pytest.fixture(params=gpus.ORDERS, ids=lambda order: f"{order[0]} {order[1]}".removesuffix(" 0"))
+def order(request):
+    """The test runs with GPUs that work in each of gpus.ORDERS."""
+    with gpus.in_order(*request.param):
+        yield request.param
+
+
 @pytest.fixture(autouse=True)
 def on_softcuda(monkeypatch):
     """Only where --devices says so: by themselves, commands choose the CPU. What a device had to complain of fails the test."""

@@ -24,13 +24,6 @@ if SOFT:
 ORDERS = [("late", 0), ("random", 1), ("random", 2), ("random", 3)] if SOFT else [("as the card does", 0)]
 
 
-@pytest.fixture(params=ORDERS, ids=lambda order: f"{order[0]} {order[1]}".removesuffix(" 0"))
-def order(request):
-    """The test runs in each of ORDERS."""
-    with in_order(*request.param):
-        yield request.param
-
-
 def in_order(mode, seed=0):
     """A context in which softcuda works in this order. On a card nothing changes."""
     return softcuda.order(mode, seed) if SOFT else nullcontext()

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from cpnet.columns import devices
-from cpnet.errors import CpnetError
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import State, Trainer

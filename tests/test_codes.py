@@ -19,7 +19,6 @@ from cpnet.ops.squared_error import squared_error_backward, squared_error_forwar
 from cpnet.studies import codes, features, neighbours
 from cpnet.studies.codes import Codes, Sign, auto_encoder, make
 from cpnet.studies.features import Features
-from tests import cuemu, device
 from tests.gpus import gpus
 from tests.helpers import ROOT, small_set
 

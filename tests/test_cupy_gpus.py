@@ -45,8 +45,8 @@ def run_softly(*words, cwd, report=None, **settings):
 @soft
 @pytest.mark.parametrize("settings, said", [
     ({"WITHOUT": "nvrtc"}, "CUDA's compiler, NVRTC, cannot be loaded: pip install -r requirements.txt"),
-    ({"DRIVER": "12080"}, "NVIDIA's driver is too old: it knows CUDA 12.8, and this CuPy needs CUDA 13. Install driver 580.65 or "
-                          "newer, or: pip uninstall cupy-cuda13x && pip install -r requirements-cuda12.txt"),
+    ({"DRIVER": "12080"}, "NVIDIA's driver is too old: it knows CUDA 12.8, and this CuPy needs CUDA 13. Install driver "
+                          "580.65 or newer, or: pip uninstall cupy-cuda13x && pip install -r requirements-cuda12.txt"),
     ({"DEVICES": "0"}, "")])
 def test_without_a_gpu_that_can_be_used_the_cpu_is(squares, tmp_path, settings, said):
     """One line says why; and asked for by name, the GPU is refused with the same one."""
@@ -95,7 +95,7 @@ def test_memory_that_runs_out_is_one_line():
     """Asked of CUDA itself."""
     device = gpus("0")[0]
     free = launch.gpus().free()
-    with pytest.raises(CpnetError, match=r"^out of GPU memory: asked for [\d,]+ MiB, [\d,]+ MiB are free; a batch of \d+ instead of"):
+    with pytest.raises(CpnetError, match=r"^out of GPU memory: asked for [\d,]+ MiB, [\d,]+ MiB are free; a batch of \d+ "):
         device.empty((free // 1024, 1024), np.float32)
 
 

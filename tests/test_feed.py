@@ -12,7 +12,7 @@ from cpnet.feed import Feed
 from cpnet.network import Network
 from data.dataset import Dataset
 from data.ring import Health
-from tests.gpus import SOFT, gpus, in_order, order, tiny  # noqa: F401  order is a fixture
+from tests.gpus import SOFT, gpus, in_order, tiny
 from tests.helpers import small_set
 
 CPU = [Device()]

@@ -1,5 +1,5 @@
-"""What orders the work of GPUs: each event, wait and synchronisation of the program is taken away in turn, and on softcuda, which
-does in the most awkward order whatever nothing orders, one of the scenarios below comes to another end."""
+"""What orders the work of GPUs: each event, wait and synchronisation of the program is taken away in turn, and on softcuda,
+which does in the most awkward order whatever nothing orders, one of the scenarios below comes to another end."""
 import inspect
 from pathlib import Path
 
@@ -124,7 +124,7 @@ MUTANTS = {
     "copy: its end is marked in another stream": (
         cupy_gpus, "((device, origin), self._record(stream))", "((device, origin), self._record(self._current()))", exchange),
     "copy: in the receiver's own stream, at once": (
-        cupy_gpus, "to.nbytes, stream.ptr)\n                done", "to.nbytes, self._current().ptr)\n                done", exchange),
+        cupy_gpus, "origin, to.nbytes, stream.ptr)", "origin, to.nbytes, self._current().ptr)", exchange),
     "upload: into bytes that are still read": (
         cupy_gpus, "        stream.wait_event(after)\n", "", feeds),
     "upload: its end is marked in another stream": (

@@ -159,8 +159,9 @@ def test_gradients_of_the_net():
 
 def test_what_does_not_fit_is_refused():
     one, other = (device.put(np.ones(3)) for device in gpus("0,1"))
+    single = gpus("1", 1)[0].put(np.ones(3, np.float32))
     launch.copy([(one, other)])
-    for to, source in (one, np.ones(3)), (np.ones(3), one), (one, other[:2]), (one, gpus("1", 1)[0].put(np.ones(3, np.float32))):
+    for to, source in (one, np.ones(3)), (np.ones(3), one), (one, other[:2]), (one, single):
         with pytest.raises(TypeError, match="^copy: from "):
             launch.copy([(to, source)])
     with pytest.raises(TypeError, match="not contiguous"):

@@ -13,7 +13,7 @@ from cpnet.launch import to_host
 from cpnet.network import Network
 from cpnet.step import Step
 from data.dataset import Dataset
-from tests.gpus import gpus, in_order, tiny
+from tests.gpus import gpus, tiny
 from tests.helpers import assert_same_arrays, run, small_set, trainer_of
 
 RATES = 0.01, 0.01, 0.01, 0.001, 0.002

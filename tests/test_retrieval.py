@@ -118,7 +118,7 @@ def test_the_last_hidden_layer(rng):
     assert last_hidden(build("four-layer", (3, 24, 24), 10)).name == "conv3 pool"
     images = 50 * rng.standard_normal((1, 14, 14, 3)).astype(np.float32)
     one, two = network(), network("cpu,cpu")
-    np.testing.assert_allclose(hidden(one, images), hidden(two, images), rtol=1e-4)
+    np.testing.assert_allclose(hidden(one, images), hidden(two, images), rtol=1e-4, atol=1e-5)
     w, b = one.get("values", "fc8.weight"), one.get("values", "fc8.bias")
     np.testing.assert_allclose(0.5 * hidden(one, images) @ w.T + b, one.forward(images, Pass()).T, rtol=1e-4, atol=1e-6)
 
