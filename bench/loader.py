@@ -29,10 +29,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from bench.step import machine
-from data.dataset import Dataset
-from data.loader import Loader
-from data.moments import Statistics
-from data.writer import Writer
+from data.loading.loader import Loader
+from data.store.dataset import Dataset
+from data.store.moments import Statistics
+from data.store.writer import Writer
 
 CASES = {"raw-uint8": {"raw": True, "flip": True}, "raw-float32": {}, "jpeg-pillow": {}}
 WANTED = 40_000  # images/s

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.part import STORES
 from data.prepare import prepare
+from data.store.part import STORES
 
 IMAGENET = 1_281_167 + 50_000  # training and validation images of ILSVRC-2012
 WIDTH, HEIGHT, SIZE = 500, 375, 256

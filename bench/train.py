@@ -22,8 +22,8 @@ from cpnet.machine import machine
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder
 from cpnet.train import Trainer
-from data.dataset import Dataset
 from data.prepare import synthetic
+from data.store.dataset import Dataset
 
 WARM = 10  # steps that do not count: kernels are compiled, graphs captured, the ring filled
 EPOCHS, IMAGES = 90, 1_281_167  # of the paper

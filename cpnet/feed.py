@@ -17,8 +17,8 @@ import numpy as np
 
 from cpnet import launch
 from cpnet.ops import crops
-from data.loader import Batch, Loader
-from data.packed import unpack
+from data.loading.loader import Batch, Loader
+from data.loading.packed import unpack
 
 SLOW = 0.1  # share of an epoch spent waiting for images from which on a person is told
 
@@ -27,7 +27,7 @@ Sent.__doc__ = "A batch on its way: indices; how many labels; shape of its views
 
 
 class Feed:
-    """The batches of one epoch of a split for `network`: a context manager and an iterator over data.loader.Batch.
+    """The batches of one epoch of a split for `network`: a context manager and an iterator over data.loading.loader.Batch.
 
     options: the Loader's. Batch.images is what Network.forward takes: floats (C, crop, crop, N), on GPUs a list with each
     device's own; Batch.labels are NumPy's or the first device's. A batch is valid until the next one is asked for. On a GPU

@@ -2,8 +2,8 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
-from data.crops import central_crops
-from data.image import load_image
+from data.loading.augment import central_crops
+from data.sources.image import load_image
 
 
 def load_crops(paths, mean, crop):

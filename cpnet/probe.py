@@ -2,7 +2,7 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
-from data.crops import central_crops
+from data.loading.augment import central_crops
 
 IMAGES = 1000
 

@@ -9,10 +9,10 @@ import os
 import shutil
 
 from data.errors import DataError
-from data.idx import FASHION, find_idx, read_pair
-from data.moments import Statistics
-from data.split import stratified_split
-from data.writer import Writer
+from data.sources.idx import FASHION, find_idx, read_pair
+from data.sources.split import stratified_split
+from data.store.moments import Statistics
+from data.store.writer import Writer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DEFAULT = os.path.join(HERE, "fashion-mnist-12k.h5")

@@ -13,16 +13,16 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from data.cifar import find_cifar, read_cifar
-from data.encoded import SourceError
 from data.errors import DataError
-from data.idx import choose_names, find_idx, read_pair
-from data.image import load_image
-from data.moments import Statistics
-from data.part import STORES, Part
-from data.sources import list_source
-from data.split import stratified_split
-from data.writer import Writer
+from data.sources.cifar import find_cifar, read_cifar
+from data.sources.encoded import SourceError
+from data.sources.idx import choose_names, find_idx, read_pair
+from data.sources.image import load_image
+from data.sources.recognise import list_source
+from data.sources.split import stratified_split
+from data.store.moments import Statistics
+from data.store.part import STORES, Part
+from data.store.writer import Writer
 
 PIECE = 16  # images that a worker prepares at a time: 3 MB of pixels
 QUALITY = 95  # of the JPEGs of a jpeg store
@@ -89,8 +89,8 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
 
     store: "raw" pixels, or "jpeg", those of quality 95; mean and colours are of the pixels before that.
     workers: threads, one per core by default (Pillow decodes and scales outside the interpreter's lock); the file does not
-    depend on them. Killed at any moment, the same call goes on where it was (data/part.py). Images that cannot be converted
-    are left out and listed in OUT.skipped.jsonl, an object a line: split, index in its listing, image, reason.
+    depend on them. Killed at any moment, the same call goes on where it was (data/store/part.py). Images that cannot be
+    converted are left out and listed in OUT.skipped.jsonl, an object a line: split, index in its listing, image, reason.
     """
     if size < 1:
         raise DataError(f"{source}: images of size {size} cannot be made; size must be at least 1")

@@ -7,8 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.moments import Statistics
-from data.writer import Writer
+from data.store.moments import Statistics
+from data.store.writer import Writer
 
 PIECE_BYTES = 16 << 20  # pixels in memory at a time
 

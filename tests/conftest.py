@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cpnet import arrays, columns, launch, ops
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests import cuemu, gpus, softcuda
 from tests.device import DeviceArray
 from tests.helpers import small_set

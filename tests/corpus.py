@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from data.dataset import DataError
-from data.image import load_image
+from data.errors import DataError
+from data.sources.image import load_image
 from tests.surgery import change, frame, join, jpeg, png, put, save, segments, with_segment
 
 Kind = namedtuple("Kind", "name data expect")

@@ -16,8 +16,8 @@ from cpnet.columns import devices
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import State, Trainer
-from data.moments import Statistics
-from data.writer import Writer
+from data.store.moments import Statistics
+from data.store.writer import Writer
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "data" / "fashion-mnist-12k.h5"

@@ -12,7 +12,7 @@ from tests.helpers import small_set
 
 def test_every_variant_is_another_net_or_another_training():
     from cpnet.commands.train import new_settings, parser
-    from data.dataset import Dataset
+    from data.store.dataset import Dataset
     from tests.helpers import BUNDLED
     seen = []
     with Dataset(BUNDLED) as dataset:

@@ -7,7 +7,7 @@ import pytest
 from bench import all as whole
 from bench import train
 from cpnet.graph import GraphStep
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests import cuemu, device
 from tests.helpers import small_set
 from tests.test_graph import GPU, network

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench import loader
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from PIL import Image
 
 import run
 from data.check import check
-from data.dataset import DataError, Dataset
+from data.errors import DataError
 from data.sheet import SHOWN, TILE, contact_sheet
+from data.store.dataset import Dataset
 from tests import corpus
 from tests.helpers import small_set
 

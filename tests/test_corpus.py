@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.dataset import DataError, Dataset
-from data.image import load_image
+from data.errors import DataError
+from data.sources.image import load_image
+from data.store.dataset import Dataset
 from tests import corpus
 from tests.helpers import ROOT, run
 

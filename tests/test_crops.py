@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from cpnet.ops.crops import center_crops
-from data import augment, crops
+from data.loading import augment
+from data.store import crops
 
 SHAPE, CROP = (3, 41, 38), 35
 

@@ -16,7 +16,7 @@ from cpnet.errors import CpnetError
 from cpnet.graph import GraphStep
 from cpnet.network import Network
 from cpnet.step import Step
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests import softcuda
 from tests.gpus import SOFT, WHY_NOT, gpus, in_order, tiny
 from tests.helpers import ROOT, small_set, trainer_of

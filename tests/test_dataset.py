@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from data.bundle import DEFAULT
-from data.dataset import DataError, Dataset
-from data.idx import FASHION
-from data.moments import Statistics
-from data.pixels import FilePixels, MemoryPixels
-from data.writer import Writer
+from data.errors import DataError
+from data.sources.idx import FASHION
+from data.store.dataset import Dataset
+from data.store.moments import Statistics
+from data.store.pixels import FilePixels, MemoryPixels
+from data.store.writer import Writer
 
 SHAPE = (3, 7, 5)
 CLASSES = ["cat", "dog", "größe"]
@@ -181,7 +182,7 @@ def test_damaged_compressed_pixels(path, rng):
 
 def test_chunks_too_large_for_memory(path, rng, monkeypatch):
     write(path, rng, compress=True)
-    monkeypatch.setattr("data.dataset.MEMORY_LIMIT", 100)
+    monkeypatch.setattr("data.store.dataset.MEMORY_LIMIT", 100)
     refuse(path, "too large to hold in memory")
 
 

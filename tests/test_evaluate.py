@@ -12,8 +12,8 @@ from cpnet.columns import devices
 from cpnet.evaluate import predict_split
 from cpnet.nets import build
 from cpnet.network import Network
-from data.augment import ten_views
-from data.dataset import Dataset
+from data.loading.augment import ten_views
+from data.store.dataset import Dataset
 from tests.helpers import small_set
 
 

@@ -11,7 +11,7 @@ from cpnet.formats import export_onnx
 from cpnet.formats.export import Trained, describe, to_checkpoint
 from cpnet.layers import LRN
 from cpnet.nets import build, crop_size
-from data.image import load_image
+from data.sources.image import load_image
 from tests.helpers import lively, optional
 
 SMALL = 3, 18, 18  # of mini: every pooling window at the edge hangs over it

@@ -17,10 +17,12 @@ from cpnet.columns import devices
 from cpnet.evaluate import Stopped
 from cpnet.network import Network
 from cpnet.run_folder import find
-from data import crops, loader
-from data.dataset import DataError, Dataset
-from data.order import epoch_order
-from data.ring import Ring
+from data.errors import DataError
+from data.loading import loader
+from data.loading.order import epoch_order
+from data.loading.ring import Ring
+from data.store import crops
+from data.store.dataset import Dataset
 from tests.helpers import as_jpegs, assert_same_arrays, encode, loader_threads, small_set, trainer_of, within
 
 pytestmark = pytest.mark.usefixtures("no_test_hangs")

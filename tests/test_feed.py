@@ -10,8 +10,8 @@ from cpnet.columns import Device
 from cpnet.evaluate import evaluate
 from cpnet.feed import Feed
 from cpnet.network import Network
-from data.dataset import Dataset
-from data.ring import Health
+from data.loading.ring import Health
+from data.store.dataset import Dataset
 from tests.gpus import SOFT, gpus, in_order, tiny
 from tests.helpers import small_set
 

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 import run
-from data import fetch as module
-from data.dataset import DataError
-from data.fetch import SOURCES, Source, fetch
+from data.errors import DataError
+from data.sources import fetch as module
+from data.sources.fetch import SOURCES, Source, fetch
 
 CONTENT = {"a.gz": os.urandom(200_000), "b.gz": b"small"}
 

@@ -19,8 +19,8 @@ from cpnet.run_folder import RunFolder
 from cpnet.schedule import schedule
 from cpnet.studies import figure1
 from cpnet.train import Trainer
-from data.augment import random_views
-from data.loader import Loader
+from data.loading.augment import random_views
+from data.loading.loader import Loader
 from tests.helpers import assert_same_arrays, small_set, trainer_of
 
 SETTINGS = dict(epochs=2, batch=16, lr=0.01, momentum=0.9, decay=0.0005, schedule="constant", seed=0, mirror=True, colour=True,

@@ -10,7 +10,7 @@ from cpnet import cupy_gpus, feed, launch
 from cpnet.columns import Device
 from cpnet.network import Network
 from cpnet.ops import pointwise
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests import softcuda
 from tests.gpus import ORDERS, SOFT, gpus, in_order, put, tiny
 from tests.helpers import small_set

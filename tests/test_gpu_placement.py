@@ -12,7 +12,7 @@ from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped, evaluate
 from cpnet.layers import Pass
 from cpnet.network import Network
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests.gpus import SOFT, gpus, in_order, tiny
 from tests.helpers import assert_same_arrays, small_set, trainer_of
 

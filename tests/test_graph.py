@@ -12,7 +12,7 @@ from cpnet.graph import GraphStep
 from cpnet.launch import to_host
 from cpnet.network import Network
 from cpnet.step import Step
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests.gpus import gpus, tiny
 from tests.helpers import assert_same_arrays, run, small_set, trainer_of
 

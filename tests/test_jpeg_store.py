@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import pixels
-from data.dataset import DataError, Dataset
-from data.loader import Loader
+from data.errors import DataError
+from data.loading.loader import Loader
+from data.store import pixels
+from data.store.dataset import Dataset
 from tests.helpers import as_jpegs, encode, small_set
 
 

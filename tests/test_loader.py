@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from cpnet.ops.crops import center_crops
-from data import crops
-from data.augment import random_views
-from data.dataset import DataError, Dataset
-from data.loader import Loader
-from data.moments import Statistics
-from data.writer import Writer
+from data.errors import DataError
+from data.loading.augment import random_views
+from data.loading.loader import Loader
+from data.store import crops
+from data.store.dataset import Dataset
+from data.store.moments import Statistics
+from data.store.writer import Writer
 from tests.helpers import loader_threads, within
 
 pytestmark = pytest.mark.usefixtures("no_test_hangs")

@@ -4,9 +4,9 @@ import collections
 import numpy as np
 import pytest
 
-from data import order
-from data.augment import random_views
-from data.order import BLOCK, WINDOW, Batches, epoch_order
+from data.loading import order
+from data.loading.augment import random_views
+from data.loading.order import BLOCK, WINDOW, Batches, epoch_order
 
 
 def test_draws_are_uniform():

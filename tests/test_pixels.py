@@ -6,11 +6,12 @@ import numba
 import numpy as np
 import pytest
 
-from data import crops, pixels
-from data.augment import centre_view, random_views, ten_views
-from data.dataset import DataError, Dataset
-from data.loader import Loader
-from data.pixels import FilePixels, JpegPixels, MemoryPixels
+from data.errors import DataError
+from data.loading.augment import centre_view, random_views, ten_views
+from data.loading.loader import Loader
+from data.store import crops, pixels
+from data.store.dataset import Dataset
+from data.store.pixels import FilePixels, JpegPixels, MemoryPixels
 from tests.helpers import small_set
 
 SHAPE = 3, 11, 29

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError, Dataset
-from data.image import load_image
-from data.moments import Statistics
+from data.errors import DataError
 from data.prepare import prepare, synthetic
-from data.split import stratified_split
+from data.sources.image import load_image
+from data.sources.split import stratified_split
+from data.store.dataset import Dataset
+from data.store.moments import Statistics
 
 
 def photograph(rng, width, height):

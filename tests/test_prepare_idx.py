@@ -8,10 +8,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from data import bundle, cifar
-from data.dataset import DataError, Dataset
-from data.idx import FASHION, choose_names, read_idx
+from data import bundle
+from data.errors import DataError
 from data.prepare import prepare
+from data.sources import cifar
+from data.sources.idx import FASHION, choose_names, read_idx
+from data.store.dataset import Dataset
 
 
 def write_idx(path, array):

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data.dataset import DataError, Dataset
-from data.image import load_image
+from data.errors import DataError
 from data.prepare import prepare
+from data.sources.image import load_image
+from data.store.dataset import Dataset
 from tests import ilsvrc
 
 SIZE = 16

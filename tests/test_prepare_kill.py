@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from data import part, prepare
-from data.dataset import DataError
+from data import prepare
+from data.errors import DataError
+from data.store import part
 from tests import ilsvrc
 from tests.helpers import ROOT
 
 # The command with states as often as the disk allows, and small pieces, so that a kill finds it in the middle of something.
 PROGRAM = """
 import sys
-from data import part, prepare
+from data.store import part
+from data import prepare
 part.SECONDS, prepare.PIECE = 0, 2
 import run
 print("ready", flush=True)
@@ -164,7 +166,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         prepare.prepare(str(source), out, size=12)
     for name in "os.pwrite", "os.fsync":
         with monkeypatch.context() as patch, pytest.raises(DataError, match="No space left on device; the same command"):
-            patch.setattr(f"data.part.{name}", full)
+            patch.setattr(f"data.store.part.{name}", full)
             prepare.prepare(str(source), out, size=12)
     assert prepare.prepare(str(source), out, size=12)[1:] == (8, 0)
 

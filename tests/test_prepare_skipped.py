@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from cpnet.commands.prepare import main
-from data.dataset import DataError, Dataset
+from data.errors import DataError
 from data.prepare import prepare
+from data.store.dataset import Dataset
 from tests.helpers import run
 from tests.test_prepare import folders
 
@@ -62,7 +63,7 @@ def test_a_source_that_cannot_be_read_is_not_skipped(tmp_path, rng, monkeypatch)
             raise OSError(5, "Input/output error")
         return true_read(fd, size, place)
 
-    monkeypatch.setattr("data.encoded.os.pread", pread)
+    monkeypatch.setattr("data.sources.encoded.os.pread", pread)
     with pytest.raises(DataError, match="cannot be read: Input/output error; the same command goes on"):
         prepare(source, str(tmp_path / "out.h5"), size=8)
     assert not (tmp_path / "out.h5").exists()
@@ -114,7 +115,7 @@ def test_interrupted(tmp_path, rng, monkeypatch, capfd):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.part.Part.append", interrupt)
+        patch.setattr("data.store.part.Part.append", interrupt)
         assert main([source, str(tmp_path / "out.h5"), "--size", "8"]) == 130
     assert capfd.readouterr().err.endswith("error: interrupted; the same command goes on from here\n")
     assert not main([source, str(tmp_path / "out.h5"), "--size", "8"])

@@ -23,7 +23,7 @@ from cpnet.report.facts import Looked, Run, last_hidden_of, snapshots
 from cpnet.report.report import ALL_CLASSES, WORST, report
 from cpnet.run_folder import RunFolder
 from cpnet.studies.features import Features, extract
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests.helpers import small_set
 
 LIMIT = 5_000_000  # bytes

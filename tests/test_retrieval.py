@@ -11,7 +11,7 @@ from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.studies import features, neighbours
 from cpnet.studies.features import Features, ahead, extract, hidden, last_hidden, open_vectors
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests.gpus import gpus
 from tests.helpers import small_set
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from data.errors import DataError
-from data.ring import Ring
+from data.loading.ring import Ring
 from tests.helpers import loader_threads, within
 
 pytestmark = pytest.mark.usefixtures("no_test_hangs")

@@ -5,10 +5,11 @@ import pytest
 
 import run as command_line
 from data import subset as module
-from data.dataset import DataError, Dataset
-from data.moments import Statistics
+from data.errors import DataError
+from data.store.dataset import Dataset
+from data.store.moments import Statistics
+from data.store.writer import Writer
 from data.subset import choose_classes, subset
-from data.writer import Writer
 from tests.helpers import BUNDLED, as_jpegs, small_set
 
 

@@ -11,7 +11,7 @@ from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import duration
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from tests.gpus import CARD, gpus
 from tests.helpers import BUNDLED, assert_same_arrays, trainer_of
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from cpnet.errors import CpnetError
 from cpnet.options import Parser, positive
 from data.check import SAMPLE, check
-from data.dataset import Dataset
 from data.sheet import contact_sheet
+from data.store.dataset import Dataset
 
 
 def main(words):

@@ -6,7 +6,7 @@ from cpnet import arrays, columns, launch, nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.network import Network
 from cpnet.options import positive
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 
 DATA = Path(__file__).parents[2] / "data"
 IMAGENET, BUNDLED = DATA / "imagenet.h5", DATA / "fashion-mnist-12k.h5"

@@ -1,6 +1,6 @@
 """Public data sets, downloaded and checked."""
 from cpnet.options import Parser, fail
-from data.fetch import SOURCES, fetch
+from data.sources.fetch import SOURCES, fetch
 
 
 def main(words):

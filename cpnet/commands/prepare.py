@@ -3,8 +3,8 @@ import os
 import sys
 
 from cpnet.options import Parser, above_zero, fail, positive, share, whole
-from data.part import STORES
 from data.prepare import prepare
+from data.store.part import STORES
 
 
 def main(words):

@@ -14,7 +14,7 @@ from cpnet.options import Parser, device_options, positive
 from cpnet.report.facts import Run, look, snapshots
 from cpnet.report.report import report
 from cpnet.run_folder import RunFolder
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
 PLACES = "devices", "threads", "loader_threads", "checkpoint_minutes"  # of the machine, not of the run

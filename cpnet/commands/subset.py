@@ -1,6 +1,6 @@
 """Some of the classes of a data set."""
 from cpnet.options import Parser
-from data.dataset import Dataset
+from data.store.dataset import Dataset
 from data.subset import choose_classes, subset
 
 

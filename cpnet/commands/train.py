@@ -13,7 +13,7 @@ from cpnet.options import Parser, above_zero, device_options, net_options, net_s
 from cpnet.run_folder import RunFolder, find, first_free
 from cpnet.schedule import schedule
 from cpnet.train import State, Stopping, Trainer
-from data.order import SHUFFLES
+from data.loading.order import SHUFFLES
 
 MAY_CHANGE = "epochs", "devices", "loader_threads", "checkpoint_minutes", "graph"  # when a run is resumed
 

@@ -11,8 +11,8 @@ from cpnet.errors import CpnetError
 from cpnet.evaluate import check_data, predict_split
 from cpnet.studies.features import hidden
 from cpnet.studies.neighbours import nearest
-from data.crops import central_crops
-from data.dataset import Dataset
+from data.loading.augment import central_crops
+from data.store.dataset import Dataset
 
 QUERIES, NEAR = 200, 6  # images that are looked up; training images shown with each
 SNAPSHOTS = 4  # epochs whose filters are shown

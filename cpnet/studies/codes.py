@@ -26,7 +26,7 @@ from cpnet.network import Network
 from cpnet.ops import pointwise
 from cpnet.ops.squared_error import squared_error_backward, squared_error_forward
 from cpnet.studies.features import ahead
-from data.order import WINDOW, epoch_order
+from data.loading.order import WINDOW, epoch_order
 
 FORMAT, VERSION = "cpnet-codes", 1
 MOMENTUM = 0.9

@@ -17,9 +17,9 @@ from cpnet.errors import CpnetError
 from cpnet.feed import Feed
 from cpnet.launch import to_host
 from cpnet.layers import Dropout, Linear, Pass
-from data.dataset import Dataset
-from data.part import write_all
-from data.pixels import FilePixels
+from data.store.dataset import Dataset
+from data.store.part import write_all
+from data.store.pixels import FilePixels
 
 FORMAT, VERSION = "cpnet-features", 1
 SAVE_EVERY = 64  # batches

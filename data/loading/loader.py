@@ -7,12 +7,12 @@ from math import prod
 
 import numpy as np
 
-from data.augment import centre_view, random_views, ten_views
-from data.crops import centre
 from data.errors import DataError
-from data.order import SHUFFLES, Batches, epoch_order
-from data.packed import packed_bytes, unpack
-from data.ring import Ring
+from data.loading.augment import centre_view, random_views, ten_views
+from data.loading.order import SHUFFLES, Batches, epoch_order
+from data.loading.packed import packed_bytes, unpack
+from data.loading.ring import Ring
+from data.store.crops import centre
 
 MODES = ("train", "centre", "ten")
 
@@ -20,8 +20,8 @@ Batch = namedtuple("Batch", "images labels indices")
 Batch.__doc__ = "images float (C, crop, crop, N), or 10·N of them; labels int32 (N,); indices int64 (N,) in the split."
 
 RawBatch = namedtuple("RawBatch", "packed labels indices memory")
-RawBatch.__doc__ = """packed: what data.packed.Packed names, of N images, or of 10·N views; labels int32 (N,); indices int64
-(N,) in the split; memory: the bytes, flat uint8, that all of `packed` lies in."""
+RawBatch.__doc__ = """packed: what data.loading.packed.Packed names, of N images, or of 10·N views; labels int32 (N,);
+indices int64 (N,) in the split; memory: the bytes, flat uint8, that all of `packed` lies in."""
 
 
 class Loader:
@@ -35,7 +35,7 @@ class Loader:
                               corners top left, top right, bottom left, bottom right, centre, then their mirrors
     start           the batch to begin with, to resume in mid-epoch
     drop_last       leave out the last batch if it is incomplete
-    shuffle         mode "train": "full", or "blocks" for disks that cannot seek fast (data/order.py)
+    shuffle         mode "train": "full", or "blocks" for disks that cannot seek fast (data/loading/order.py)
     rank, ranks     this loader's part of every batch of ranks·batch images: the ranks' batches together are those of one
                     loader with that batch size. All ranks have equally many; an incomplete last one may be empty
     mirror, colour, crops
@@ -101,7 +101,7 @@ class Loader:
         self._ring.keep(wait)
 
     def health(self):
-        """How the threads keep up so far: data.ring.Health, in batches."""
+        """How the threads keep up so far: data.loading.ring.Health, in batches."""
         return self._ring.health()
 
     def close(self):

@@ -5,8 +5,8 @@ import stat
 
 import numpy as np
 
-from data.encoded import NAMES, Encoded
-from data.image import SUFFIXES
+from data.sources.encoded import NAMES, Encoded
+from data.sources.image import SUFFIXES
 
 
 def class_folders(root):

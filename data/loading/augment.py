@@ -1,4 +1,4 @@
-"""What happens to an image between file and net, drawn at random: crop, mirror, colour. data/crops.py does it.
+"""What happens to an image between file and net, drawn at random: crop, mirror, colour. data/store/crops.py does it.
 
 The random part is drawn for a whole epoch at once, one row per image, from a counter-based generator keyed by
 (seed, epoch). What an image looks like in an epoch therefore depends on seed, epoch and its own index and on nothing
@@ -9,13 +9,14 @@ from collections import namedtuple
 
 import numpy as np
 
-from data.order import COLOUR, CROP, MIRROR, generator
+from data.loading.order import COLOUR, CROP, MIRROR, generator
+from data.store import crops
 
 COLOUR_STD = 0.1  # of the Gaussian α in the paper's section 4.1
 
 View = namedtuple("View", "top left mirror shift")
 View.__doc__ = """Of n images, or of all: crop corner top, left int32 (n,); mirror bool (n,); colour shift float (n, C), or None
-for no shift. data.packed.Packed has the same, of a batch."""
+for no shift. data.loading.packed.Packed has the same, of a batch."""
 
 
 def random_views(count, shape, crop, seed, epoch, *, mirror=True, pca=None, crops=True):
@@ -54,3 +55,13 @@ def ten_views(shape, crop):
 def _fixed_views(corners, mirror):
     top, left = np.array(corners, np.int32).T.copy()
     return View(top, left, np.array(mirror), None)
+
+
+def central_crops(raw, mean, crop, dtype=np.float32):
+    """Images raw uint8 (N, C, H, W), less the mean (C, H, W) → their central crops (C, crop, crop, N), as in validation."""
+    count, channels = len(raw), len(mean)
+    cuts, out = np.empty((count, channels, crop, crop), np.uint8), np.empty((channels, crop, crop, count), dtype)
+    view = [np.repeat(field, count) for field in centre_view(mean.shape, crop)[:3]]
+    crops.cut(np.ascontiguousarray(raw), np.arange(count), *view, cuts)
+    crops.centre(cuts, mean.astype(dtype), *view, np.zeros((count, channels), dtype), out)
+    return out

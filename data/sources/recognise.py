@@ -7,14 +7,14 @@ from collections import namedtuple
 
 import numpy as np
 
-from data.dataset import SPLITS
-from data.devkit import NAME as DEVKIT
-from data.devkit import find_devkit, read_labels
-from data.encoded import join
 from data.errors import DataError
-from data.folders import class_folders, list_images
-from data.split import stratified_split
-from data.tars import apply_patches, index_tar
+from data.sources.devkit import NAME as DEVKIT
+from data.sources.devkit import find_devkit, read_labels
+from data.sources.encoded import join
+from data.sources.folders import class_folders, list_images
+from data.sources.split import stratified_split
+from data.sources.tars import apply_patches, index_tar
+from data.store.dataset import SPLITS
 
 ARCHIVE = re.compile(r"ILSVRC(\d{4})_(?:img|images)_(train|val|test)\.tar$")
 PATCHES = "patch_images.tar"  # of ILSVRC-2010: images that replace others

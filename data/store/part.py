@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from data.errors import DataError
-from data.moments import Statistics
-from data.writer import check_place, publish, write_header, write_statistics
+from data.store.moments import Statistics
+from data.store.writer import check_place, publish, write_header, write_statistics
 
 STORES = {"raw": "images", "jpeg": "jpeg"}  # what the pixels of a split are called in the file
 SECONDS = 5  # between two states

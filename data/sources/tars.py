@@ -11,8 +11,8 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from data.encoded import NAMES, Encoded
 from data.errors import DataError
+from data.sources.encoded import NAMES, Encoded
 
 BLOCK = 512  # bytes; a tar is made of them
 

@@ -6,8 +6,8 @@ import shutil
 import h5py
 import numpy as np
 
-from data.dataset import FORMAT, SPLITS, VERSION
 from data.errors import DataError
+from data.store.dataset import FORMAT, SPLITS, VERSION
 
 CHUNK_BYTES = 1 << 20  # of compressed sets: large chunks compress a little better, and all of them are read anyway
 

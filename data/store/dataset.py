@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from data.errors import DataError
-from data.pixels import FilePixels, JpegPixels, MemoryPixels
+from data.store.pixels import FilePixels, JpegPixels, MemoryPixels
 
 FORMAT, VERSION = "cpnet-dataset", 1
 SPLITS = ("train", "val", "test")

@@ -1,8 +1,8 @@
 """Where a split's images are, and how they are read: in memory, raw in a file, or as JPEGs in a file.
 
 Each class has `read(indices, out)`, images `indices` int64 (n,) into `out` uint8 (n, C, H, W); `crop(indices, top, left,
-mirror, out)`, crops of them, as data/crops.py says it, into `out` uint8 (V·n, C, crop, crop); and `hint(indices)`, which asks
-the operating system to fetch them and does not wait. All may be called from any number of threads.
+mirror, out)`, crops of them, as data/store/crops.py says it, into `out` uint8 (V·n, C, crop, crop); and `hint(indices)`, which
+asks the operating system to fetch them and does not wait. All may be called from any number of threads.
 """
 import io
 import os
@@ -11,8 +11,8 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from data import crops
 from data.errors import DataError
+from data.store import crops
 
 try:
     import simplejpeg

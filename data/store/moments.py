@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.dataset import Colour
+from data.store.dataset import Colour
 
 BLOCK = 256  # images of 255 that add up in 16 bits; products of 255² that add up in a float32 without rounding
 

@@ -12,8 +12,6 @@ All arrays are C-contiguous. Raises ValueError for a crop that does not lie in i
 import numpy as np
 from numba import int32, njit, types, uint64
 
-from data.augment import centre_view
-
 STRIP_BYTES = 1 << 19  # float pixels that wait to be turned: within a core's L2 cache
 
 
@@ -66,16 +64,6 @@ def centre(crops, mean, top, left, mirror, shift, out):
     """
     rows = STRIP_BYTES // max(1, out[0, 0].nbytes)
     _centre(crops, mean, top, left, mirror, shift, out, max(1, min(rows, out.shape[1])))
-
-
-def central_crops(raw, mean, crop, dtype=np.float32):
-    """Images raw uint8 (N, C, H, W), less the mean (C, H, W) → their central crops (C, crop, crop, N), as in validation."""
-    count, channels = len(raw), len(mean)
-    crops, out = np.empty((count, channels, crop, crop), np.uint8), np.empty((channels, crop, crop, count), dtype)
-    view = [np.repeat(field, count) for field in centre_view(mean.shape, crop)[:3]]
-    cut(np.ascontiguousarray(raw), np.arange(count), *view, crops)
-    centre(crops, mean.astype(dtype), *view, np.zeros((count, channels), dtype), out)
-    return out
 
 
 @compiled
