@@ -36,27 +36,28 @@ def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     return y
 
 
-def _lrn_forward_gpu(x, k, n, alpha, beta, groups, out):
-    y = empty(x.shape, x.dtype, x) if out is None else out
-    expect("lrn_forward", x.shape, out=y)
-    maps, pixels = len(x) // groups, x[0].size
-    launch(__file__, "lrn_forward", (blocks(pixels, THREADS), groups), THREADS, x, y, maps, pixels, k, alpha, beta,
-           defines={"THREADS": THREADS, **defines(n, beta)})
-    return y
-
-
-def defines(n, beta):
-    """The macros of lrn.cuh."""
-    return {"WINDOW": n, "THREE_QUARTERS": int(beta == 0.75)}
-
-
 def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     """d_y, x (C, H, W, N) → d_x (C, H, W, N). `out` may be d_y itself.
 
+    With b for y, a for x, and d_ for the loss's derivative by each: a[c] reaches the loss through every b[j] whose window
+    contains it, so
+
+        d_a[c] = Σ d_b[j] · ∂b[j]/∂a[c],      b[j] = a[j] · s[j]^−β
+
+    The product rule gives ∂b[j]/∂a[c] two terms. In the first a[c] is the numerator, which is so for j = c alone:
+
+        s[c]^−β
+
+    In the second it is one of the squares in s[j], for every j within n/2 of c:  ∂s[j]/∂a[c] = 2α · a[c],  so
+
+        a[j] · (−β) · s[j]^(−β−1) · 2α · a[c]
+
+    Together, with what does not depend on j in front of the sum:
+
         d_a[c] = d_b[c] · s[c]^−β  −  2αβ · a[c] · Σ d_b[j] · a[j] · s[j]^(−β−1)
 
-    over the same window j, which contains c exactly when c's window contains j. s is computed again: that is cheaper
-    than a second array of the activations' size to write and read.
+    over the same window as forward's: j's window contains c exactly when c's contains j. s is computed again: that is
+    cheaper than a second array of the activations' size to write and read.
     """
     check(x, n, groups)
     if on_gpu(x):
@@ -82,6 +83,15 @@ def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=Non
     return d_x
 
 
+def _lrn_forward_gpu(x, k, n, alpha, beta, groups, out):
+    y = empty(x.shape, x.dtype, x) if out is None else out
+    expect("lrn_forward", x.shape, out=y)
+    maps, pixels = len(x) // groups, x[0].size
+    launch(__file__, "lrn_forward", (blocks(pixels, THREADS), groups), THREADS, x, y, maps, pixels, k, alpha, beta,
+           defines={"THREADS": THREADS, **defines(n, beta)})
+    return y
+
+
 def _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out):
     d_x = empty(x.shape, x.dtype, x) if out is None else out
     expect("lrn_backward", x.shape, d_y=d_y, out=d_x)
@@ -89,6 +99,11 @@ def _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out):
     launch(__file__, "lrn_backward", (blocks(pixels, THREADS), groups), THREADS, d_y, x, d_x, maps, pixels, k, alpha, beta,
            defines={"THREADS": THREADS, **defines(n, beta)})
     return d_x
+
+
+def defines(n, beta):
+    """The macros of lrn.cuh."""
+    return {"WINDOW": n, "THREE_QUARTERS": int(beta == 0.75)}
 
 
 def check(x, n, groups):
