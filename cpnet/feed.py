@@ -70,7 +70,8 @@ class Feed:
         """End the loader's threads. The pinned slots may be freed afterwards, so this waits for the last copy out of them."""
         self.loader.close()
         for lane in self.lanes.values():
-            lane.wait(lane.arrived)
+            if lane.arrived:
+                lane.wait(lane.arrived)
 
     def remark(self, seconds):
         """What to change, if in so many seconds it was the loader that set the pace; else ""."""

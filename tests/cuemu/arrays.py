@@ -41,10 +41,19 @@ def empty(shape, dtype=np.float32):
     memory = np.full(count * dtype.itemsize + 256, 0xFF, np.uint8)
     start = -memory.ctypes.data % 256  # aligned as on the GPU
     memory = memory[start : start + count * dtype.itemsize]
-    address = memory.ctypes.data
-    _empty[address] = memory.nbytes, np.zeros(memory.nbytes, np.uint8)
-    weakref.finalize(memory.base, _empty.pop, address, None)
+    track(memory.ctypes.data, np.zeros(memory.nbytes, np.uint8))
+    weakref.finalize(memory.base, forget, memory.ctypes.data)
     return memory.view(dtype).reshape(shape)
+
+
+def track(address, written):
+    """From now on `written`, uint8 with one element a byte, tells what of the memory at an address has been written."""
+    _empty[address] = written.size, written
+
+
+def forget(address):
+    """The memory at an address is no longer tracked."""
+    _empty.pop(address, None)
 
 
 def initialised(array):
