@@ -1,7 +1,8 @@
 """NVIDIA GPUs through CuPy: the platform behind launch.py. The only file that imports CuPy.
 
 A thread of the CPU has a *current* device, GPU 0 at first, and whatever it asks of CUDA makes a context on that one: some
-hundred MB of its memory. So a thread first makes the device current that it was given first, and goes back to that one.
+hundred MB of its memory. So a thread makes a device current before it asks for anything, and never another in passing, as
+CuPy's `with Device(1):` does, which ends by making GPU 0 current.
 """
 import ctypes
 import sys
@@ -45,7 +46,7 @@ class Cupy:
             raise CpnetError(f"CUDA's compiler, NVRTC, cannot be loaded: pip install -r {FILES[self.cuda]}") from None
         if find_nvidia_header_directory("cudart") is None:
             raise CpnetError(f"CUDA's headers are not installed: pip install -r {FILES[self.cuda]}")
-        self.thread = threading.local()  # home: the device to which this thread goes back
+        self.thread = threading.local()  # begun: whether this thread has made a device current
         self.shared_memory = {}  # device: what `tensor_cores` says of it
         self.reached = set()  # (device, peer) that have been told to reach each other's memory
         self.copy_streams = {}  # device: the stream on which copies to it from other devices run
@@ -114,14 +115,17 @@ class Cupy:
         return array.data.ptr
 
     def on(self, device):
-        """A context in which `device` is this thread's current one. Raises CpnetError for a GPU that cannot be had."""
-        if not hasattr(self.thread, "home"):
+        """Makes `device` this thread's current one, which it stays until the next call. A context, for the reader's sake.
+
+        Raises CpnetError for a GPU that cannot be had.
+        """
+        if not hasattr(self.thread, "begun") or self.runtime.getDevice() != device:
             try:
                 self.runtime.setDevice(device)
             except self.runtime.CUDARuntimeError as error:
                 raise CpnetError(f"GPU {device} cannot be used ({error}); another program may have it to itself") from None
-            self.thread.home = device
-        return nullcontext() if self.runtime.getDevice() == device else self.cupy.cuda.Device(device)
+            self.thread.begun = True
+        return nullcontext()
 
     # Kernels
 

@@ -50,10 +50,10 @@ def run_softly(*words, cwd, report=None, **settings):
     ({"DEVICES": "0"}, "")])
 def test_without_a_gpu_that_can_be_used_the_cpu_is(squares, tmp_path, settings, said):
     """One line says why; and asked for by name, the GPU is refused with the same one."""
-    done, _ = run_softly("--data", squares, "--epochs", 0, cwd=tmp_path, **settings)
+    done, _ = run_softly("--data", squares, "--epochs", 0, "--batch", 8, cwd=tmp_path, **settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr == (f"on the CPU: {said}\n" if said else "")
-    done, _ = run_softly("--data", squares, "--epochs", 0, "--devices", 0, cwd=tmp_path, **settings)
+    done, _ = run_softly("--data", squares, "--epochs", 0, "--batch", 8, "--devices", 0, cwd=tmp_path, **settings)
     assert done.returncode == 1
     assert done.stderr == f"error: --devices 0: {said or 'there is no GPU 0; there is none'}\n"
 
@@ -204,6 +204,6 @@ def test_commands_on_gpus_do_what_they_do_on_the_cpu(tmp_path, monkeypatch, caps
         with h5py.File("p.h5") as p, h5py.File("f.h5") as f, h5py.File("c.h5") as c:
             results[where] = (p["probabilities"][()], np.array([each["probability"] for each in seen["predictions"]]),
                               f["val/features"][()], np.unpackbits(c["val/codes"][()]))
-        assert found.count("% of the nearest 6") == 2
+        assert found.count("% of the nearest 6") == 3  # by features, by codes, by pixels
         for result, expected in zip(results[where], results["cpu"], strict=True):
             assert (abs(result - expected) > 1e-4 * abs(expected).max()).sum() <= 1  # a bit whose number is next to 0

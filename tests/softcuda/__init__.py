@@ -70,9 +70,16 @@ def install():
     os.environ["CUDA_PATH"] = str(header.parent.parent)
     if machine.driver:
         libraries.load("libcuda.so.1", driver.driver(machine), CACHE)
-    if setting("WITHOUT") != "nvrtc":
+    if setting("WITHOUT") == "nvrtc":
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        pathfinder.load_nvidia_dynamic_lib = functools.partial(_not_installed, pathfinder.DynamicLibNotFoundError)
+    else:
         libraries.load("libnvrtc.so.13", driver.nvrtc(machine), CACHE)
     sys.meta_path.insert(0, _Importing())
+
+
+def _not_installed(error, name):
+    raise error(f"no library {name} is installed")
 
 
 class _Importing:

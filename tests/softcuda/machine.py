@@ -3,6 +3,7 @@
 Work is done as late as its order allows, when somebody waits for it ("late"); at once ("eager"); late in default streams and
 at once in others ("skewed"); or at moments drawn from a seed ("random").
 """
+import os
 import random
 import sys
 import threading
@@ -16,6 +17,7 @@ from tests.softcuda.errors import CudaError
 from tests.softcuda.memory import Memory
 from tests.softcuda.work import Capture, Operation, Stream
 
+HERE = os.path.dirname(__file__)
 MODES = "late", "eager", "skewed", "random"
 GLOBAL, THREAD_LOCAL, RELAXED = range(3)  # cudaStreamCaptureMode
 READY = 0.4  # probability, in mode "random", that one of the waiting operations is done when another is given
@@ -67,7 +69,8 @@ class Machine:
         lines, frame = [], sys._getframe(1)
         while frame and len(lines) < 5:
             name = frame.f_code.co_filename
-            if "site-packages" not in name and not name.startswith("<") and "/softcuda/" not in name.replace("test_", "/"):
+            own = os.path.dirname(name) == HERE and not os.path.basename(name).startswith("test_")
+            if not own and "site-packages" not in name and not name.startswith("<"):
                 lines.append(f"    {name}:{frame.f_lineno} {frame.f_code.co_name}")
             frame = frame.f_back
         return "\n".join(lines) or "    ?"
