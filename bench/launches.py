@@ -41,13 +41,9 @@ class Recording:
     def __getattr__(self, name):
         return getattr(self.platform, name)
 
-    def module(self, code, options):
-        module = self.platform.module(code, options)
+    def module(self, code):
+        module = self.platform.module(code)
         return SimpleNamespace(get_function=lambda name: Function(self, code, name, module.get_function(name)))
-
-    def matmul(self, a, b, out, math):
-        operations = 2 * a.shape[0] * a.shape[1] * b.shape[1]
-        self.note("matmul", (), a.nbytes + b.nbytes + out.nbytes, operations, lambda: self.platform.matmul(a, b, out, math))
 
     def copy(self, pairs):
         size = sum(2 * source.nbytes for _, source in pairs)
@@ -165,7 +161,7 @@ class Shapes:
     def address(self, array):
         return 0
 
-    def module(self, code, options):
+    def module(self, code):
         return SimpleNamespace(get_function=lambda name: lambda *arguments, **options: None)
 
     def empty(self, shape, dtype):
@@ -180,8 +176,6 @@ class Shapes:
     def copy(self, pairs):
         pass
 
-    def matmul(self, a, b, out, math):
-        pass
 
 
 class Nowhere(Device):

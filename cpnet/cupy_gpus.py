@@ -129,9 +129,9 @@ class Cupy:
 
     # Kernels
 
-    def module(self, code, options):
+    def module(self, code):
         """The compiled text. CuPy keeps it on disk too (CUPY_CACHE_DIR), for the next process."""
-        return self.cupy.RawModule(code=code, options=("--std=c++17", *options))
+        return self.cupy.RawModule(code=code, options=("--std=c++17",))
 
     def capture(self, work):
         """The launches of `work()`, none of them run, as a Graph of the current device."""

@@ -1,4 +1,4 @@
-"""The one gate to the GPU: compiles a .cu once a device, checks every argument, launches; and multiplies matrices.
+"""The one gate to the GPU: compiles a .cu once a device, checks every argument, launches.
 
 CuPy passes on whatever it is given: a Python float as 8 bytes where the kernel reads 4, a transposed view as if it were
 contiguous, an array of another device. Here each argument is held against the kernel's own signature first.
@@ -256,8 +256,9 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
         function = _functions.get((name, *key))
         if function is None:
             if key not in _modules:
-                options = tuple(f"-D{macro}={value}" for macro, value in defines.items())
-                _modules[key] = platform.module(text(path_of(file)), options)
+                # In the text and not as options: CuPy compiles an empty text for each set of options, in every process.
+                head = "".join(f"#define {macro} {value}\n" for macro, value in sorted(defines.items()))
+                _modules[key] = platform.module(head + text(path_of(file)))
             function = _functions[name, *key] = _modules[key].get_function(name)
         if shared > _shared.get(function, DEFAULT_SHARED):
             function.max_dynamic_shared_size_bytes = _shared[function] = shared
@@ -314,19 +315,3 @@ def _dtype(kind, defines, where):
     if kind not in _DTYPES:
         raise TypeError(f"{where}: launch.py does not know the type {kind!r}; one of {', '.join(_DTYPES)}")
     return _DTYPES[kind]
-
-
-def matmul(a, b, out):
-    """out = a b for matrices (views transposed or not) on a GPU: cuBLAS, in the arrays' own precision."""
-    platform = _platform(type(out))
-    for name, array in {"a": a, "b": b}.items():
-        if _platform(type(array)) is not platform or platform.device(array) != platform.device(out):
-            raise TypeError(f"matmul, {name}: not on the device of the result")
-        if array.dtype != out.dtype:
-            raise TypeError(f"matmul, {name}: {array.dtype}, not {out.dtype}")
-    if not out.flags.c_contiguous:
-        raise TypeError(f"matmul, out: not contiguous (shape {out.shape}, strides {out.strides})")
-    if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]):
-        raise ValueError(f"matmul: {a.shape} by {b.shape} is not {out.shape}")
-    with platform.on(platform.device(out)):
-        platform.matmul(a, b, out, _math)

@@ -23,20 +23,20 @@ def mutants(path, included=(), edits=()):
 def survey(path, found, compare):
     """[(mutant, what notices it, or None)] for the mutants `found` of a .cu. `compare(patch)` compares its kernels with their
     definitions, for which it may patch what it likes; what it raises says what was noticed."""
-    options = _run(path, launch.text(path), 0, compare)[0]  # most mutants go no further than the first variant
+    macros = _run(path, launch.text(path), 0, compare)[0]  # most mutants go no further than the first variant
     with ThreadPoolExecutor(2) as pool:  # which compile them; they run one by one
-        list(pool.map(lambda text: cuemu.RawModule(code=text, options=options), {mutant.text for mutant in found}))
+        list(pool.map(lambda text: cuemu.RawModule(code=macros + text), {mutant.text for mutant in found}))
     return [(mutant, _notices(path, mutant, compare)) for mutant in found]
 
 
 def _run(path, text, number, compare):
-    """The comparisons with a mutant in place of the file. Returns the options that it was compiled with."""
+    """The comparisons with a mutant in place of the file. Returns the macros that it was compiled with, variant by variant."""
     compiled, module = [], device.Runner.module
 
-    def switched(self, code, options):
-        made = module(self, code, options)
-        if code == launch.text(path):
-            compiled.append(options)
+    def switched(self, code):
+        made = module(self, code)
+        if code.endswith(launch.text(path)):
+            compiled.append(code.removesuffix(launch.text(path)))
             if number:
                 ctypes.c_int.in_dll(made.module.library, mutate.SWITCH).value = number
         return made

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cpnet import launch
-from cpnet.ops import conv, conv_launch
+from cpnet.ops import conv, conv_launch, conv_passes
 from tests import cuemu, mutants
 from tests.conftest import CuemuBackend
 from tests.test_conv import Case
@@ -115,6 +115,23 @@ def test_arrays_at_odd_places(dtype):
     compare(Case((2, 4, 5, 8), (3, 3, 3), pad=(1, 1)), dtype, odd_place=True)  # … but no vector may be loaded
 
 
+FULLY_CONNECTED = [(1, 1, 1), (5, 10, 3), (40, 96, 32), (257, 130, 130), (600, 10, 1), (600, 130, 128), (1100, 33, 5)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("inputs, outputs, images", FULLY_CONNECTED)
+def test_fully_connected(inputs, outputs, images, dtype):
+    compare(Case((inputs, 1, 1, images), (outputs, 1, 1)), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [Case((6, 4, 3, 5), (4, 3, 2), pad=(1, 1), groups=2), Case((40, 1, 1, 3), (9, 1, 1)),
+                                  Case((4, 5, 5, 4), (10, 3, 3), stride=2)], ids=str)
+def test_parts_of_forward_and_of_the_input_gradient(monkeypatch, case, dtype):
+    monkeypatch.setattr(conv_passes, "SPLIT_TERMS", 5)  # uneven ones, and more of them than some blocks have steps
+    compare(case, dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parts_of_the_weight_gradient(monkeypatch, dtype):
     monkeypatch.setattr(conv_launch, "PART_TERMS", 24)  # more parts than some taps have pixels
@@ -126,6 +143,7 @@ def test_the_number_of_parts_is_the_shape_s(monkeypatch):
     shapes = []
     monkeypatch.setattr(conv_launch, "launch", lambda file, name, grid, *_, **__: shapes.append((name, grid)))
     monkeypatch.setattr(conv_launch, "workspace", lambda *_: None)
+    monkeypatch.setattr(conv_launch, "sum_parts", lambda *_: None)
     monkeypatch.setattr(conv_launch.conv_tensor, "weights", lambda *_: None)
     for case, grid in [(Case((3, 224, 224, 128), (96, 11, 11), 4, (0, 3)), (3, 170, 1)),
                        (Case((96, 27, 27, 128), (256, 5, 5), pad=(2, 2), groups=2), (10, 25, 2)),
@@ -133,8 +151,21 @@ def test_the_number_of_parts_is_the_shape_s(monkeypatch):
         w_shape = (case.w[0], case.x[0] // case.groups, *case.w[1:])
         shape = conv.conv_shape(case.x, w_shape, case.stride, case.pad)
         x, d_w, d_y = (np.broadcast_to(np.float32(0), shape) for shape in (case.x, w_shape, shape))
-        conv_launch._weight_gradient(d_y, x, d_w, (), case.groups)
-        assert shapes[-2] == ("conv_weight_parts", grid)
+        conv_launch.weight_gradient(d_y, x, d_w, (), case.groups)
+        assert shapes[-1] == ("conv_weight_parts", grid)
+
+
+@pytest.mark.parametrize("grid, terms, parts", [
+    ((32, 1, 1), 9216, 4), ((1, 8, 1), 4096, 16), ((1, 8, 1), 1023, 3), ((1, 1, 1), 9216, 36), ((65, 1, 1), 9216, 1),
+    ((170, 1, 1), 1728, 1), ((4, 2, 2), 255, 1)])
+def test_few_blocks_share_out_their_sums(monkeypatch, grid, terms, parts):
+    """fc6 and fc8 at a batch of 128 among them; no convolution of the paper's net then."""
+    found = []
+    monkeypatch.setattr(conv_passes, "workspace", lambda name, shape, dtype, like: np.zeros(shape, dtype))
+    monkeypatch.setattr(conv_passes, "sum_parts", lambda sums, *_: found.append(len(sums)))
+    result = np.zeros((2, 1, 1, 3))
+    conv_passes.in_parts(result, grid, terms, lambda grid, out, bias, relu: found.append((grid, out is result, bias, relu)), 5, True)
+    assert found == ([(grid, True, 5, True)] if parts == 1 else [((*grid[:2], grid[2] * parts), False, None, False), parts])
 
 
 def test_sizes_beyond_31_bits():
@@ -163,7 +194,12 @@ EDITS = {
         ("if (!of.down.count || !of.across.count)", "if (!of.down.count)"),
         ("const int buffer = step % 2", "const int buffer = 0"),
         ("fetch(1 - buffer);", "fetch(buffer);"),
-        ("+ BK - 1) / BK;", ") / BK;"),
+        ("columns + BK - 1) / BK", "columns) / BK"),
+        ("of.steps.first * BK + thread", "thread"),
+        ("blockIdx.z * F, C, F", "blockIdx.z % groups * F, C, F"),
+        ("blockIdx.z * C, F, C", "blockIdx.z % groups * C, F, C"),
+        ("(part < steps % parts ? 1 : 0)", "0"),
+        ("+ min(part, steps % parts)", ""),
         ("i += of.next_i + next_row;", "i += of.next_i;"),
         ("N % 4 == 0 && (size_t)array % 16 == 0", "N % 4 == 0"),
         ("N % 4 == 0 && (size_t)array % 16 == 0", "(size_t)array % 16 == 0"),
@@ -174,7 +210,7 @@ EDITS = {
         ("min(P, max(0,", "max(0, max(0,"),
         ("min(Q, max(0,", "max(0, max(0,"),
         ("s_min = r_min == r_max ? first_tap % S : 0", "s_min = first_tap % S"),
-        ("pixels * (blockIdx.y + 1) / gridDim.y", "pixels * (blockIdx.y + 1) / gridDim.y - 1"),
+        ("(part < steps % parts ? 1 : 0)", "0"),
         ("unsigned h = p * stride + place.down", "int h = p * stride + place.down"),
         ("(N + BK - 1) / BK", "N / BK"),
     ],
@@ -190,11 +226,13 @@ def noticed(name):
         patch.setattr(conv_launch, "PART_TERMS", 24)
         for macro, value in TINY.items():
             patch.setattr(conv_launch, macro, value)
-        for case in CASES[name]:
-            getattr(Comparison(case, "float32"), name)()
+        for terms in 256, 20:  # without parts of forward and input gradient, and with
+            patch.setattr(conv_passes, "SPLIT_TERMS", terms)
+            for case in CASES[name][:None if terms == 256 else 2]:
+                getattr(Comparison(case, "float32"), name)()
         getattr(Comparison(Case((2, 3, 3, 4), (2, 2, 2)), "float32", odd_place=True), name)()
 
-    path, included = FOLDER / f"{name}.cu", ["conv_tile.cuh"] if name == "conv" else []
+    path, included = FOLDER / f"{name}.cu", ["conv_tile.cuh", "conv_share.cuh"] if name == "conv" else []
     return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare)
 
 

@@ -13,11 +13,11 @@ from cpnet import launch, nets
 from cpnet.columns import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
-from cpnet.ops import conv, conv_launch, conv_tensor
+from cpnet.ops import conv, conv_launch, conv_passes, conv_tensor
 from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
 from tests.test_conv import Case
-from tests.test_conv_kernels import LAYERS, PIXELS
+from tests.test_conv_kernels import FULLY_CONNECTED, LAYERS, PIXELS
 
 if __name__ != "__main__":
     cuemu.require()
@@ -42,7 +42,7 @@ def launched(monkeypatch):
             names.append((name, options["defines"]))
         return original(file, name, *arguments, **options)
 
-    for module in launch, conv_launch:
+    for module in launch, conv_launch, conv_passes:
         monkeypatch.setattr(module, "launch", noted)
     return names
 
@@ -134,9 +134,27 @@ def test_ragged_and_odd(monkeypatch, launched, case):
     assert "conv_weight_parts" not in dict(launched)
 
 
+@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("inputs, outputs, images", FULLY_CONNECTED)
+def test_fully_connected(launched, inputs, outputs, images, math):
+    compare(Case((inputs, 1, 1, images), (outputs, 1, 1)), math)
+    assert [name for name, _ in launched] == ["conv_product", "conv_weight_parts_tensor", "conv_product"]
+    assert launched[2][1]["WEIGHTS"] == (1 if inputs % 4 else 4)  # the weights as they lie
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("case", [Case((6, 4, 3, 5), (4, 3, 2), pad=(1, 1), groups=2), Case((40, 1, 1, 3), (9, 1, 1)),
+                                  Case((16, 5, 5, 4), (10, 3, 3), stride=2)], ids=str)
+def test_parts_of_forward_and_of_the_input_gradient(monkeypatch, case, math, relu):
+    monkeypatch.setattr(conv_passes, "SPLIT_TERMS", 5)  # uneven ones, and more of them than some blocks have stages
+    compare(case, math, relu=relu)
+
+
 def test_the_same_bits_in_any_order_of_threads(monkeypatch):
     monkeypatch.setattr(device, "SEEDS", (0, 1, 2))  # which device.py compares
     monkeypatch.setattr(conv_launch, "PART_TERMS", 24)
+    monkeypatch.setattr(conv_passes, "SPLIT_TERMS", 20)
     compare(Case((6, 5, 4, 10), (10, 3, 3), pad=(1, 1), groups=2))
     compare(Case((3, 9, 7, 8), (4, 3, 3), stride=2, pad=(0, 1)), "tf32")
 
@@ -208,7 +226,7 @@ def test_a_step_of_a_net(launched):
     for name in exact.parameters:
         assert error(tensor.get("gradients", name), exact.get("gradients", name)) < 2e-6, name
     names = [name for name, _ in launched]
-    assert names.count("conv_product") == 9 and names.count("conv_weight_parts_tensor") == 5 and len(names) == 14
+    assert names.count("conv_product") == 15 and names.count("conv_weight_parts_tensor") == 8 and len(names) == 23
 
 
 def test_no_bank_is_met_twice():
@@ -238,11 +256,11 @@ def turns(words, width):
 
 CASES = {  # for a kernel file: cases by arrays of the device; small tiles, so that there are several blocks
     "conv_tensor": [Case((5, 4, 3, 3), (17, 2, 3), pad=(1, 0)), Case((4, 5, 4, 36), (2, 3, 3), stride=2, pad=(0, 1), groups=2),
-                    Case((1, 2, 2, 1), (1, 2, 2), pad=(3, 3))],
+                    Case((1, 2, 2, 1), (1, 2, 2), pad=(3, 3)), Case((5, 1, 1, 3), (7, 1, 1))],
     "conv_weights_tensor": [Case((15, 4, 3, 3), (17, 3, 3), pad=(1, 1)),
                             Case((4, 5, 4, 36), (4, 2, 2), stride=2, pad=(0, 1), groups=2),
-                            Case((33, 5, 2, 32), (2, 1, 1), pad=(1, 1))],
-    "conv_passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((1, 9, 9, 60), (2, 1, 1))],
+                            Case((33, 5, 3, 32), (2, 1, 1), pad=(1, 1))],
+    "conv_passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((2, 9, 9, 60), (2, 1, 1))],
 }
 TINY = {"TILES": {16: (64, 16, 16)}, "WEIGHT_TILES": {16: (32, 16, 16)}}
 
@@ -252,15 +270,22 @@ EDITS = {
         ("times % divisor == 0 ? at", "true ? at"),
         ("(k + 4 * h + t) * LEFT_ROW", "(k + 4 * h + t + 1) * LEFT_ROW"),
         ("ring + next % STAGES * SLOT", "ring + stage % STAGES * SLOT"),
-        ("(K + BK - 1) / BK", "K / BK"),
+        ("(C * tap_count + BK - 1) / BK", "C * tap_count / BK"),
+        ("(share.first * BK + thread % BK) / most", "thread % BK / most"),
+        ("(share.first * BK + thread % BK) % most", "thread % BK % most"),
+        ("c += BK / most + next;", "c += BK / most;"),
+        ("tap += BK % most;", "tap += BK % most + 1;"),
+        ("if (stage >= STAGES - 1) plan(stage + 1);", "plan(stage + 1);"),
+        ("if (stage >= STAGES - 1) plan(stage + 1);", ""),
+        ("(blockIdx.z * M + m)", "(group * M + m)"),
         ("kind = SPLIT ? 0 : 2", "kind = SPLIT ? 1 : 2"),
         ("kind == 1 ? right_small[j] : right_big[j]", "right_big[j]"),
-        ("c * R * S + tap", "(c - group * C) * R * S + tap"),
+        ("channel * R * S + taps[tap]", "c * R * S + taps[tap]"),
     ],
     "conv_weights_tensor": [
         ("(i / 4 ^ row % 8)", "(i / 4 ^ row % 16)"),
         ("(N + BK - 1) / BK", "N / BK"),
-        ("pixels * (blockIdx.y + 1) / gridDim.y", "pixels * (blockIdx.y + 1) / gridDim.y - 1"),
+        ("(part < steps % parts ? 1 : 0)", "0"),
         ("q = share.q_first;", "q = 0;"),
     ],
     "conv_passes": [
@@ -275,12 +300,14 @@ def noticed(name):
     """[(mutant, what notices it)] of a file; conv_mma.cuh's with the first."""
     def compare_all(patch):
         patch.setattr(conv_launch, "PART_TERMS", 100)
-        patch.setattr(conv_launch, "BIAS_TERMS", 24)
-        patch.setattr(conv_launch, "BIAS_BLOCKS", 4)
+        patch.setattr(conv_passes, "BIAS_TERMS", 24)
+        patch.setattr(conv_passes, "BIAS_BLOCKS", 4)
         for table, tile in TINY.items():
             patch.setitem(getattr(conv_tensor, table), "fp32", tile)
-        for case in CASES[name]:
-            compare(case, relu=name == "conv_passes")
+        for terms in 256, 20:  # without parts of forward and input gradient, and with
+            patch.setattr(conv_passes, "SPLIT_TERMS", terms)
+            for case in CASES[name]:
+                compare(case, relu=name == "conv_passes")
 
     path, included = FOLDER / f"{name}.cu", ["conv_mma.cuh"] if name == "conv_tensor" else []
     return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare_all)

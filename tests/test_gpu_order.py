@@ -155,7 +155,8 @@ MUTANTS = {
 
 # The same, but nothing can notice them: with the reason
 HARMLESS = {
-    "feed: bytes are written before the last feed's crops are cut (to make a lane waits for the device, as it sends the mean)": (
+    # Who makes a lane sends it the mean image, and waits for the device to have it.
+    "feed: bytes are written before the last feed's crops are cut": (
         feed, "        self.used = [launch.mark(self.mean)] * 2\n",
         "        self.used = [launch.gpus().cupy.cuda.Event()] * 2\n", feeds),
 }

@@ -13,10 +13,13 @@
 // It reads (BM + BN) · K numbers, K = channels · taps, and writes BM · BN: 64 multiply-adds for each number read where BM
 // and BN are 128. Nearly all of it comes from L2: a layer's weights stay there, and neighbouring pixels, whose blocks run
 // at the same time, read the same source.
+// Where results are few (one pixel: a fully-connected layer; small batches) the sum over k is shared out over parts, gridDim.z
+// = parts × groups: each block then writes its part's sums, (part, group, m, pixel, n), and conv_sum_parts adds them up.
 // Geometry: the images, innermost in memory, lie along a warp, so that source and result move in whole lines by 16 bytes
 // a thread, for any stride, padding and number of channels. K counts taps within a channel, as weights lie in memory:
 // 8 threads read 8 neighbours of one filter. Where each k of a step lies is worked out by 8 threads, one step ahead,
 // without a division.
+#include "conv_share.cuh"
 #include "conv_tile.cuh"
 
 // The taps of one pixel along one axis: elements `first`, `first + step` ... of the filter's window, `count` of them, which
@@ -37,17 +40,18 @@ __device__ __forceinline__ Taps taps_of_input(int h, int size, int window, int s
 
 // What a block works on. It lies in shared memory, where it costs the threads no registers: they have none to spare.
 struct Product {
-  int source, weights, map;                // this group's first: pixel of all the source's, weight, map of the result
+  int source, weights, map;                // first: pixel of the source, weight of this group; map of this part and group
   int depth, maps;                         // channels of the source and maps of the result, of a group
   int source_plane, source_width;          // in pixels
   int result_plane, pixel, n0;             // the pixel and the first image of this block's results
   int per_map, per_channel, window_width;  // weights from one map, channel, row of a window to the next
   Taps down, across;
   int next_c, next_i, next_j;              // BK further in the order (channel, tap)
+  Share steps;                             // of BK k each: those of this block's part
 };
 
 // By one thread, before the others go on.
-__device__ __forceinline__ void prepare(Product& of) {
+__device__ __forceinline__ void prepare(Product& of, int groups) {
   if (!of.down.count || !of.across.count) {  // the window lies outside the image
     of.depth = 0;
     of.down.count = of.across.count = 1;
@@ -56,6 +60,7 @@ __device__ __forceinline__ void prepare(Product& of) {
   of.next_c = BK / (rows * columns);
   of.next_i = BK / columns % rows;
   of.next_j = BK % columns;
+  of.steps = share_of((of.depth * rows * columns + BK - 1) / BK, blockIdx.z / groups, gridDim.z / groups);
 }
 
 __device__ __forceinline__ void gather(
@@ -67,8 +72,9 @@ __device__ __forceinline__ void gather(
   const int thread = threadIdx.x, m0 = blockIdx.y * BM;
 
   // The first BK threads go through the order (channel c, tap (i, j) of those there are), each BK further in a step.
-  int c = thread / (of.down.count * of.across.count);
-  int i = thread / of.across.count % of.down.count, j = thread % of.across.count;
+  const int first = of.steps.first * BK + thread;
+  int c = first / (of.down.count * of.across.count);
+  int i = first / of.across.count % of.down.count, j = first % of.across.count;
   auto plan = [&](int buffer) {
     if (thread >= BK) return;
     const int pixel = of.source + (of.down.at + i * of.down.move) * of.source_width + of.across.at + j * of.across.move;
@@ -105,7 +111,7 @@ __device__ __forceinline__ void gather(
   };
 
   real sum[TM][TN] = {};
-  const int steps = (of.depth * of.down.count * of.across.count + BK - 1) / BK;
+  const int steps = of.steps.count;
   plan(0);
   __syncthreads();
   fetch(0);
@@ -139,18 +145,19 @@ __device__ __forceinline__ void gather(
   }
 }
 
-// Both kernels: grid (pixels of the result × runs of BN images, runs of BM maps, groups); C and F are those of one group.
+// Both kernels: grid (pixels of the result × runs of BN images, runs of BM maps, parts × groups); C and F are those of one
+// group. With several parts `y` or `d_x` are the parts, and `biased` is false.
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 conv_forward(const real* __restrict__ x, const real* __restrict__ w, const real* __restrict__ b, real* __restrict__ y,
-             int biased, int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before) {
+             int biased, int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before, int groups) {
   __shared__ Product of;
   if (threadIdx.x == 0) {
     const int runs = (N + BN - 1) / BN, pixel = blockIdx.x / runs, n0 = blockIdx.x % runs * BN;
-    const int g = blockIdx.z;
-    of = {g * C * H * W, g * F * C * R * S, g * F, C, F, H * W, W, P * Q, pixel, n0, C * R * S, R * S, S,
+    const int g = blockIdx.z % groups;
+    of = {g * C * H * W, g * F * C * R * S, (int)blockIdx.z * F, C, F, H * W, W, P * Q, pixel, n0, C * R * S, R * S, S,
           taps_of_output(pixel / Q, H, R, stride, before), taps_of_output(pixel % Q, W, S, stride, before)};
-    prepare(of);
+    prepare(of, groups);
   }
   __syncthreads();
   gather(of, x, w, b, y, biased, N);
@@ -158,14 +165,14 @@ conv_forward(const real* __restrict__ x, const real* __restrict__ w, const real*
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 conv_input_gradient(const real* __restrict__ d_y, const real* __restrict__ w, real* __restrict__ d_x,
-                    int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before) {
+                    int C, int H, int W, int N, int F, int R, int S, int P, int Q, int stride, int before, int groups) {
   __shared__ Product of;
   if (threadIdx.x == 0) {
     const int runs = (N + BN - 1) / BN, pixel = blockIdx.x / runs, n0 = blockIdx.x % runs * BN;
-    const int g = blockIdx.z;
-    of = {g * F * P * Q, g * F * C * R * S, g * C, F, C, P * Q, Q, H * W, pixel, n0, R * S, C * R * S, S,
+    const int g = blockIdx.z % groups;
+    of = {g * F * P * Q, g * F * C * R * S, (int)blockIdx.z * C, F, C, P * Q, Q, H * W, pixel, n0, R * S, C * R * S, S,
           taps_of_input(pixel / W, P, R, stride, before), taps_of_input(pixel % W, Q, S, stride, before)};
-    prepare(of);
+    prepare(of, groups);
   }
   __syncthreads();
   gather(of, d_y, w, w, d_x, false, N);

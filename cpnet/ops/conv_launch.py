@@ -6,14 +6,14 @@ from pathlib import Path
 
 from cpnet.launch import blocks, empty, expect, launch, workspace
 from cpnet.ops import conv_tensor
-from cpnet.ops.conv_tensor import PASSES, THREADS, little_padding
+from cpnet.ops.conv_passes import bias_gradient, in_parts, sum_parts
+from cpnet.ops.conv_tensor import little_padding
 from cpnet.ops.pointwise import relu_backward, relu_forward
 
 HEIGHTS = 128, 96, 64, 48, 32, 16  # rows of a block's tile (BM)
 WIDTHS = {128: (8, 8), 64: (8, 4), 32: (4, 4)}  # its columns (BN): a thread's rows and columns of it (TM, TN)
 PART_BLOCKS = 512  # of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
 PART_TERMS = 1024  # products that a part at least adds up
-BIAS_BLOCKS, BIAS_TERMS = 1024, 16384  # of the bias's gradient, likewise
 _PRODUCTS, _WEIGHTS = (Path(__file__).with_name(name) for name in ("conv.cu", "conv_weights.cu"))
 
 
@@ -27,8 +27,15 @@ def forward(x, w, b, shape, stride, pad, groups, relu, out):
     if conv_tensor.forward(x, w, b, y, sizes, groups, relu):
         return y
     grid, tile = _pixel_grid(len(w) // groups, shape, groups, x.dtype)
-    launch(_PRODUCTS, "conv_forward", grid, _threads(tile), x, w, w if b is None else b, y, b is not None, *sizes, defines=tile)
-    return relu_forward(y, out=y) if relu else y
+
+    def product(grid, out, bias, relu):
+        launch(_PRODUCTS, "conv_forward", grid, _threads(tile), x, w, w if bias is None else bias, out, bias is not None,
+               *sizes, groups, defines=tile)
+        if relu:
+            relu_forward(out, out=out)
+
+    in_parts(y, grid, prod(w.shape[1:]), product, b, relu)
+    return y
 
 
 def backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_gradient, out):
@@ -37,42 +44,44 @@ def backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_grad
     expect("conv_backward", w.shape, d_w=d_w)
     sizes = _sizes(x.shape, w.shape, d_y.shape, stride, pad, groups)
     if d_b is not None:
-        _bias_gradient(d_y, d_b, relu_y)
+        bias_gradient(d_y, d_b, relu_y)
     elif relu_y is not None:
         relu_backward(d_y, relu_y, out=d_y)
-    _weight_gradient(d_y, x, d_w, sizes, groups)
-    if input_gradient:
-        d_x = empty(x.shape, x.dtype, x) if out is None else out
-        expect("conv_backward", x.shape, out=d_x)
-        if not conv_tensor.input_gradient(d_y, w, d_x, sizes, groups):
-            grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
-            launch(_PRODUCTS, "conv_input_gradient", grid, _threads(tile), d_y, w, d_x, *sizes, defines=tile)
+    weight_gradient(d_y, x, d_w, sizes, groups)
+    if not input_gradient:
+        return None
+    d_x = empty(x.shape, x.dtype, x) if out is None else out
+    expect("conv_backward", x.shape, out=d_x)
+    if conv_tensor.input_gradient(d_y, w, d_x, sizes, groups):
         return d_x
+    grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
+
+    def product(grid, out, *_):
+        launch(_PRODUCTS, "conv_input_gradient", grid, _threads(tile), d_y, w, out, *sizes, groups, defines=tile)
+
+    in_parts(d_x, grid, len(w) // groups * prod(w.shape[2:]), product)
+    return d_x
 
 
-def _bias_gradient(d_y, d_b, relu_y):
-    """And d_y masked by ReLU's output, if there is one, in the same pass."""
-    expect("conv_backward", d_y.shape[:1], d_b=d_b)
-    if relu_y is not None:
-        expect("conv_backward", d_y.shape, relu_y=relu_y)
-    filters, count = len(d_y), d_y.size // len(d_y)
-    parts = max(1, min(BIAS_BLOCKS // filters, count // BIAS_TERMS))
-    sums = workspace("conv.bias", (parts, filters), d_y.dtype, d_y)
-    launch(PASSES, "conv_bias_gradient", (filters, parts), THREADS, d_y,
-           d_y if relu_y is None else relu_y, sums, relu_y is not None, count, defines={"THREADS": THREADS})
-    _sum(sums, d_b, parts, filters, 1, 1)
+def product_of_rows(a, b, out):
+    """out (A, B) = a (A, K) bᵀ, b (B, K): as the weight gradient of a filter of one pixel adds up over K images."""
+    a, b, out = (array.reshape(len(array), 1, 1, -1) for array in (a, b, out))
+    out = out.reshape(len(a), len(b), 1, 1)
+    weight_gradient(a, b, out, _sizes(b.shape, out.shape, a.shape, 1, (0, 0), 1), 1)
 
 
-def _weight_gradient(d_y, x, d_w, sizes, groups):
-    """Parts of the pixels apart, then their sum in order."""
+def weight_gradient(d_y, x, d_w, sizes, groups):
+    """Parts of the pixels apart, then their sum in order; one part of a filter of one pixel lies as d_w does."""
     filters, channels, rows, cols = d_w.shape
     file, kernel, height, width, threads, options = (conv_tensor.weights(x, d_y, d_w, groups) or
                                                      _plain_weights(d_w.shape, groups, x.dtype))
     tiles = blocks(filters // groups, height) * blocks(channels * rows * cols, width)
     parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
-    sums = workspace("conv.parts", (parts, *d_w.shape), x.dtype, x)
+    alone = parts == 1 and rows * cols == 1
+    sums = d_w if alone else workspace("conv.parts", (parts, *d_w.shape), x.dtype, x)
     launch(file, kernel, (tiles, parts, groups), threads, x, d_y, sums, *sizes, **options)
-    _sum(sums, d_w, parts, filters, channels, rows * cols)
+    if not alone:
+        sum_parts(sums, d_w, filters, channels, rows * cols)
 
 
 def _plain_weights(w_shape, groups, dtype):
@@ -80,11 +89,6 @@ def _plain_weights(w_shape, groups, dtype):
     filters, channels, rows, cols = w_shape
     tile = _tile(filters // groups, channels * rows * cols, dtype)
     return _WEIGHTS, "conv_weight_parts", tile["BM"], tile["BN"], _threads(tile), {"defines": tile}
-
-
-def _sum(sums, total, parts, filters, channels, taps):
-    launch(PASSES, "conv_sum_parts", blocks(total.size, THREADS), THREADS, sums, total,
-           parts, filters, channels, taps, defines={"THREADS": THREADS})
 
 
 def _sizes(x_shape, w_shape, y_shape, stride, pad, groups):

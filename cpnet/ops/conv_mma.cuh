@@ -54,9 +54,10 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
 }
 #endif
 
-// VECTOR images
-__device__ __forceinline__ void copy_images(float* to, const float* from, bool inside) {
-  if (VECTOR == 4) cp_async16z(to, from, inside); else cp_async4z(to, from, inside);
+// COUNT numbers, 4 or 1.
+template <int COUNT>
+__device__ __forceinline__ void copy(float* to, const float* from, bool inside) {
+  if (COUNT == 4) cp_async16z(to, from, inside); else cp_async4z(to, from, inside);
 }
 
 typedef float Sums[TM / 16][TN / 8][4];  // a lane's share of a warp's results, as the tensor core deals it out

@@ -25,20 +25,24 @@ conv_pack(const real* __restrict__ from, real* __restrict__ to, int rows, int co
   }
 }
 
-// d_w[f, c, tap] = Σ parts[part, f, tap, c] over the parts, in order; d_b likewise, with C = taps = 1. A thread owns one weight, in the order of the parts:
-// it reads them coalesced, 4 bytes a part, and writes its 4 bytes to where they belong. F counts all groups' filters.
-extern "C" __global__ void conv_sum_parts(const real* __restrict__ parts, real* __restrict__ d_w,
-                                          int count, int F, int C, int taps) {
-  const size_t weights = (size_t)F * C * taps, at = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
-  if (at >= weights) return;
+// total[f, c, tap] = Σ parts[part, f, tap, c] over the parts, in order; + bias[f] if `biased`; max(0, that) if `relu`.
+// So for d_w; for d_b, with C = taps = 1; for y and d_x, with C the numbers of a map, taps = 1. A thread owns one number, in
+// the order of the parts: it reads them coalesced, 4 bytes a part, and writes its 4 bytes to where they belong. F counts all
+// groups' filters, or maps; there are fewer than 2³¹ numbers.
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_sum_parts(const real* __restrict__ parts, const real* __restrict__ bias, real* __restrict__ total, bool biased, bool relu,
+               int count, int F, int C, int taps) {
+  const unsigned numbers = (unsigned)F * C * taps, at = blockIdx.x * THREADS + threadIdx.x;
+  if (at >= numbers) return;
   real sum = 0;
-  for (int part = 0; part < count; part++) sum += parts[part * weights + at];
-  const size_t f = at / (C * taps);
-  const int column = at % (C * taps), tap = column / C, c = column % C;
-  d_w[(f * C + c) * taps + tap] = sum;
+  for (int part = 0; part < count; part++) sum += parts[part * (size_t)numbers + at];
+  const unsigned f = at / (C * taps), column = at % (C * taps), tap = column / C, c = column % C;
+  if (biased) sum += bias[f];
+  if (relu && sum <= 0.f) sum = 0;  // so that NaN stays NaN
+  total[((size_t)f * C + c) * taps + tap] = sum;
 }
 
-// parts[part, f] = Σ d_y[f, p, q, n] over the part's share of p, q, n; conv_sum_parts adds them up. With `masked`, y being
+// parts[part, f] = Σ d_y[f, p, q, n] over the part's share of p, q, n; conv_sum_parts adds them up if there are several. With `masked`, y being
 // the output after ReLU, d_y becomes 0 where y is not above 0 first: one pass for both.
 // A block owns one part of one filter, whose `count` = P · Q · N numbers lie in a row, coalesced, 16 bytes a thread at a
 // time; each thread adds up its own, and then they add up theirs in pairs. Grid: (filters, parts).

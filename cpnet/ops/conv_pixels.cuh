@@ -1,7 +1,8 @@
 // What the kernels of the weights' gradient share: which columns and which pixels a block adds up over.
 //
 // Columns are (tap, channel), tap by tap, so that most blocks see few taps: pixels where all of those fall into the padding
-// are left out. The others are shared out among the parts of the sum (gridDim.y), as evenly as whole pixels can be.
+// are left out. The others are shared out among the parts of the sum (gridDim.y).
+#include "conv_share.cuh"
 
 // What a column reads at p = q = 0: the pixel of x and its row and column, be they in the padding.
 struct Place { int pixel, down, across; };
@@ -23,6 +24,6 @@ __device__ __forceinline__ Pixels pixels_of(int first_column, int last_column, i
   const int p_end = min(P, max(0, H - 1 + before - r_min + stride) / stride);
   const int q_end = min(Q, max(0, W - 1 + before - s_min + stride) / stride);
   const int width = max(1, q_end - q_first), pixels = max(0, p_end - p_first) * max(0, q_end - q_first);
-  const int first = (long long)pixels * blockIdx.y / gridDim.y, end = (long long)pixels * (blockIdx.y + 1) / gridDim.y;
-  return {p_first + first / width, q_first + first % width, q_first, q_end, end - first};
+  const Share share = share_of(pixels, blockIdx.y, gridDim.y);
+  return {p_first + share.first / width, q_first + share.first % width, q_first, q_end, share.count};
 }

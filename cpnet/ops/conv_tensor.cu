@@ -6,28 +6,36 @@
 //   forward            y       filter   x       channel  p · stride − before + r
 //   input gradient     d_x     channel  d_y     filter   (p + before − r) / stride, where that is whole
 //
-// So one kernel does both: row = (p · scale + offset + r · direction) / divisor. `weights` is a copy, (groups, K, padded),
-// in the order in which tiles are read: k slowest, maps fastest, zeros up to a whole number of tiles (conv_pack).
+// So one kernel does both: row = (p · scale + offset + r · direction) / divisor. `weights` is (groups, K, pitch), in the order
+// in which tiles are read: k slowest, maps fastest. That is a copy with zeros up to a whole number of tiles (conv_pack), or
+// the weights themselves where they lie so: the input gradient of a window of one pixel, pitch = M.
 //
 // A block owns ROWS maps of one group by COLUMNS = PIXELS × IMAGES results: PIXELS successive pixels, IMAGES images of
-// each. First it writes down, for every k that any of its pixels needs, where that lies in the weights and in the source:
-// taps that fall into the padding, or between the pixels of a strided gradient, are left out for the whole block. In the
-// loop an address is then one number from shared memory, for any stride, padding, window and number of channels: with the
-// 363 k of conv1, 3 · 11 · 11, as with the 2304 of conv3.
+// each. First it lists the taps that any of its pixels needs, and which pixel of the source each of them reads: taps that
+// fall into the padding, or between the pixels of a strided gradient, are left out for the whole block. One stage ahead of
+// the copies, a thread for each k and pixel goes on to the next (channel, tap), without a division, and notes where its row
+// of the weights and its pixel of the source lie. So in the loop an address is one number from shared memory, for any stride,
+// padding, window and number of channels: with the 363 k of conv1, 3 · 11 · 11, as with the 9216 of fc6.
+// Where results are few (one pixel: a fully-connected layer; small batches) the sum over k is shared out over parts, gridDim.z
+// = parts × groups: each block then writes its part's sums, (part, group, m, pixel, n), and conv_sum_parts adds them up.
 // It reads (ROWS + COLUMNS) · K numbers, nearly all from L2, and writes ROWS · COLUMNS. A stage of 16 k with 128 × 128 is
 // 16 KiB for 524,288 FLOP, 32 FLOP a byte; 128 × 256 does 43.
 // A warp owns TM × TN results. Rows of the tiles lie 8 numbers (mod 32) apart in shared memory, so that the 4 k × 8 columns
 // that its lanes read fall into 32 different banks.
-// Grid: (runs of PIXELS pixels × runs of IMAGES images, runs of ROWS maps, groups).
+// Grid: (runs of PIXELS pixels × runs of IMAGES images, runs of ROWS maps, parts × groups).
 #define COLUMNS (PIXELS * IMAGES)
 #include "conv_mma.cuh"
+#include "conv_share.cuh"
 
 #define BK 16
 #define LEFT_ROW (ROWS + 8)
 #define RIGHT_ROW (COLUMNS + 8)
-#define SLOT (BK * (LEFT_ROW + RIGHT_ROW))
+#define TILES (BK * (LEFT_ROW + RIGHT_ROW))
+#define SLOT (TILES + BK * (1 + PIXELS))  // behind a stage's tiles, of each k: its row of the weights, its pixels of the source
 static_assert(LEFT_ROW % 16 == 8 && RIGHT_ROW % 16 == 8, "rows 8 or 24 banks apart: no two lanes of a load meet in a bank");
 static_assert(IMAGES % 8 == 0 && COLUMNS % VECTOR == 0, "a thread's neighbouring columns are images of one pixel");
+static_assert(WEIGHTS == 1 || WEIGHTS == 4, "weights that a thread copies at once");
+static_assert(BK * PIXELS <= THREADS, "a thread for each k of a stage and each pixel");
 
 // How pixels of the result and window rows lead to rows of the source, and the same for columns.
 struct Map {
@@ -46,18 +54,15 @@ __device__ __forceinline__ int tile_row(int i, int g) { return i / 2 * 16 + 2 * 
 extern "C" __global__ void __launch_bounds__(THREADS)
 conv_product(const float* __restrict__ source, const float* __restrict__ weights, const float* __restrict__ bias,
              float* __restrict__ result, bool biased, bool relu, int C, int H, int W, int N, int M, int P, int Q, int R, int S,
-             int scale, int offset, int direction, int divisor, int most) {
+             int scale, int offset, int direction, int divisor, int groups, int pitch) {
   extern __shared__ __align__(16) float shared[];
-  int* const rows = (int*)(shared + STAGES * SLOT);  // of each k: its row of the weights; -1 beyond the last
-  int* const pixels = rows + most;                   // [PIXELS][most]: its pixel of the source; -1 where there is none
-  // Before the tiles come, in their place: the taps that are needed, in order, and the pixels that each tap reads.
-  int* const taps = (int*)shared;
-  int* const read = taps + R * S;  // [PIXELS][R · S]
+  int* const taps = (int*)(shared + STAGES * SLOT);  // those that are needed, in order
+  int* const read = taps + R * S;                    // [PIXELS][R · S]: the pixel that a tap reads; -1 where there is none
   __shared__ int tap_count;
 
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, g = lane / 4, t = lane % 4;
   const int runs = (N + IMAGES - 1) / IMAGES, first_pixel = blockIdx.x / runs * PIXELS, n0 = blockIdx.x % runs * IMAGES;
-  const int m0 = blockIdx.y * ROWS, padded = gridDim.y * ROWS, group = blockIdx.z;
+  const int m0 = blockIdx.y * ROWS, group = blockIdx.z % groups;
   const Map map = {scale, offset, direction, divisor};
 
   for (int i = thread; i < PIXELS * R * S; i += THREADS) {
@@ -80,35 +85,44 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
     if (lane == 0) tap_count = count;
   }
   __syncthreads();
-  const int K = C * tap_count, stages = (K + BK - 1) / BK;
-#pragma unroll 2
-  for (int k = thread; k < stages * BK; k += THREADS) {
-    const int c = group * C + k / tap_count, tap = taps[k % tap_count];
-    rows[k] = k < K ? c * R * S + tap : -1;
-    for (int j = 0; j < PIXELS; j++) {
-      const int pixel = read[j * R * S + tap];
-      pixels[j * most + k] = k < K && pixel >= 0 ? c * H * W + pixel : -1;
-    }
-  }
+  const int most = max(tap_count, 1), parts = gridDim.z / groups;
+  const Share share = share_of((C * tap_count + BK - 1) / BK, blockIdx.z / groups, parts);
+  int c = (share.first * BK + thread % BK) / most, tap = (share.first * BK + thread % BK) % most;  // of the next stage to plan
+  auto plan = [&](int stage) {
+    if (thread >= BK * PIXELS) return;
+    const int j = thread / BK, channel = group * C + c, pixel = read[j * R * S + taps[tap]];
+    int* const place = (int*)(shared + stage % STAGES * SLOT + TILES) + thread % BK;
+    if (j == 0) place[0] = c < C ? channel * R * S + taps[tap] : -1;  // beyond the last
+    place[BK * (1 + j)] = c < C && pixel >= 0 ? channel * H * W + pixel : -1;
+    tap += BK % most;
+    const bool next = tap >= most;
+    if (next) tap -= most;
+    c += BK / most + next;
+  };
+  for (int stage = 0; stage < min(STAGES, share.count); stage++) plan(stage);
   __syncthreads();
 
   auto load = [&](int stage, float* slot) {
-    constexpr int FOURS = ROWS / 4, RUNS = COLUMNS / VECTOR;
-    static_assert(BK * RUNS % THREADS == 0, "every thread copies as much of the right tile");
+    constexpr int LEFT_RUNS = ROWS / WEIGHTS, RIGHT_RUNS = COLUMNS / VECTOR;
+    static_assert(BK * RIGHT_RUNS % THREADS == 0, "every thread copies as much of the right tile");
+    const int* const places = (int*)(slot + TILES);
 #pragma unroll
-    for (int i = 0; i < BK * FOURS; i += THREADS) {
-      const int k = (i + thread) / FOURS, m = (i + thread) % FOURS * 4;
-      if (BK * FOURS % THREADS && k >= BK) break;  // where the left tile does not come out even
-      const int row = rows[stage * BK + k];
-      cp_async16z(slot + k * LEFT_ROW + m, weights + (size_t)max(row, 0) * padded + m0 + m, row >= 0);
+    for (int i = 0; i < BK * LEFT_RUNS; i += THREADS) {
+      const int k = (i + thread) / LEFT_RUNS, m = (i + thread) % LEFT_RUNS * WEIGHTS;
+      if (BK * LEFT_RUNS % THREADS && k >= BK) break;  // where the left tile does not come out even
+      const int row = places[k];
+      const bool inside = row >= 0 && m0 + m < pitch;
+      copy<WEIGHTS>(slot + k * LEFT_ROW + m, weights + (inside ? (size_t)row * pitch + m0 + m : 0), inside);
     }
 #pragma unroll
-    for (int i = 0; i < BK * RUNS; i += THREADS) {
-      const int k = (i + thread) / RUNS, column = (i + thread) % RUNS * VECTOR, n = n0 + column % IMAGES;
-      const int pixel = pixels[column / IMAGES * most + stage * BK + k];
+    for (int i = 0; i < BK * RIGHT_RUNS; i += THREADS) {
+      const int k = (i + thread) / RIGHT_RUNS, column = (i + thread) % RIGHT_RUNS * VECTOR, n = n0 + column % IMAGES;
+      const int pixel = places[BK * (1 + column / IMAGES) + k];
       const bool inside = pixel >= 0 && n < N;
-      copy_images(slot + BK * LEFT_ROW + k * RIGHT_ROW + column, source + (inside ? (size_t)pixel * N + n : 0), inside);
+      copy<VECTOR>(slot + BK * LEFT_ROW + k * RIGHT_ROW + column, source + (inside ? (size_t)pixel * N + n : 0), inside);
     }
+    // Of the first stages all is known. What lay in the slot's places has been read before the last barrier.
+    if (stage >= STAGES - 1) plan(stage + 1);
   };
   const int row0 = warp % (ROWS / TM) * TM, column0 = warp / (ROWS / TM) * TN;  // the warp's in the tile
   auto fragments = [&](const float* slot, int k, Left& left, Right& right) {
@@ -127,20 +141,20 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
     }
   };
   Sums sums = {};
-  add_stages<BK, SLOT>(sums, shared, stages, load, fragments);
+  add_stages<BK, SLOT>(sums, shared, share.count, load, fragments);
 
 #pragma unroll
   for (int i = 0; i < TM / 8; i++) {
     const int m = m0 + row0 + tile_row(i, g);
     if (m >= M) continue;
-    const float add = biased ? bias[group * M + m] : 0.f;
+    const float add = biased ? bias[group * M + m] : 0.f;  // and there is one part
 #pragma unroll
     for (int j = 0; j < TN / 8; j++) {
       const int column = column0 + 8 * j + 2 * t, pixel = first_pixel + column / IMAGES, n = n0 + column % IMAGES;
       float2 two = {sums[i / 2][j][i % 2 * 2] + add, sums[i / 2][j][i % 2 * 2 + 1] + add};
       if (relu) two = {two.x <= 0.f ? 0.f : two.x, two.y <= 0.f ? 0.f : two.y};  // so that NaN stays NaN
       if (pixel >= P * Q || n >= N) continue;
-      float* to = result + ((size_t)(group * M + m) * P * Q + pixel) * N + n;
+      float* to = result + ((size_t)(blockIdx.z * M + m) * P * Q + pixel) * N + n;
       if (VECTOR == 4) {  // N is a multiple of 4
         *(float2*)to = two;
       } else {

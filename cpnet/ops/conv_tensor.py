@@ -1,8 +1,7 @@
 """Convolution's three products on tensor cores, for float32 on GPUs of compute capability 8.0 and newer: which tile, how much
 shared memory, and the launches of conv_tensor.cu and conv_weights_tensor.cu. docs/kernels.md leads through them.
 
-`launch.math()` decides between 3×TF32, as exact as float32, and TF32. What does not fit (float64, older GPUs, a filter with
-too many weights) is left to the plain kernels.
+`launch.math()` decides between 3×TF32, as exact as float32, and TF32. Float64 and older GPUs are left to the plain kernels.
 """
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from cpnet import launch
 from cpnet.launch import blocks
+from cpnet.ops.conv_passes import in_parts, pack
 
 # By math and rows of a block's tile: its columns, a warp's rows and columns of it. 3×TF32 keeps a second set of sums, so its
 # warps own fewer results.
@@ -25,9 +25,6 @@ WEIGHT_TILES = {
 }
 FEWEST_IMAGES = 32  # of a block; with fewer in the batch it takes more pixels, but not the more so
 DEPTH, WEIGHT_DEPTH = 16, 32  # k of a stage: BK of the two kernels
-PACK = 32  # rows and columns of conv_pack's tile
-THREADS = 256  # of the kernels of conv_passes.cu
-PASSES = Path(__file__).with_name("conv_passes.cu")
 _WEIGHTS = Path(__file__).with_name("conv_weights_tensor.cu")
 
 
@@ -50,26 +47,26 @@ def _product(source, w, bias, result, relu, groups, source_shape, result_shape, 
     rows, columns, tile = _tile(TILES, maps)
     each = min(columns, max(FEWEST_IMAGES, 1 << (images - 1).bit_length()))
     pixels = columns // each
-    most = blocks(source_shape[0] * taps, DEPTH) * DEPTH
-    slot = DEPTH * (rows + 8 + columns + 8)
-    stages, shared = _stages(source, 4 * slot, 4 * (1 + pixels) * most + 16)
-    if not stages or (1 + pixels) * taps > slot:
+    slot = DEPTH * (rows + 8 + columns + 8 + 1 + pixels)
+    stages, shared = _stages(source, 4 * slot, 4 * (1 + pixels) * taps, static=16)
+    if not stages:
         return False
-    packed = pack(w, *packing, blocks(maps, rows) * rows)
+    if packing[2] == 1:  # the weights lie in order as they are
+        packed, pitch = w, maps
+    else:
+        pitch = blocks(maps, rows) * rows
+        packed = pack(w, *packing, pitch)
+    defines = {**tile, "PIXELS": pixels, "IMAGES": each, "STAGES": stages, "VECTOR": _vector(source, result),
+               "WEIGHTS": 4 if pitch % 4 == 0 and launch.address(packed) % 16 == 0 else 1}
+
+    def product(grid, out, bias, relu):
+        launch.launch(__file__, "conv_product", grid, _threads(rows, columns, tile), source, packed,
+                      w if bias is None else bias, out, bias is not None, relu, *source_shape, images, *result_shape, *window,
+                      *mapping, groups, pitch, shared=shared, defines=defines)
+
     grid = blocks(result_shape[1] * result_shape[2], pixels) * blocks(images, each), blocks(maps, rows), groups
-    launch.launch(__file__, "conv_product", grid, _threads(rows, columns, tile), source, packed,
-                  w if bias is None else bias, result, bias is not None, relu, *source_shape, images, *result_shape, *window,
-                  *mapping, most, shared=shared,
-                  defines={**tile, "PIXELS": pixels, "IMAGES": each, "STAGES": stages, "VECTOR": _vector(source, result)})
+    in_parts(result, grid, source_shape[0] * taps, product, bias, relu)
     return True
-
-
-def pack(w, batch, rows, columns, padded):
-    """w, read as (batch, rows, columns), as (batch, columns, padded) with zeros behind the rows, until the next call."""
-    packed = launch.workspace("conv.weights", (batch, columns, padded), w.dtype, w)
-    launch.launch(PASSES, "conv_pack", (blocks(columns, PACK), blocks(padded, PACK), batch), (PACK, 8), w, packed, rows,
-                  columns, padded, defines={"THREADS": THREADS})
-    return packed
 
 
 def weights(x, d_y, d_w, groups):

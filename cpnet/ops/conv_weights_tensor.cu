@@ -52,7 +52,7 @@ conv_weight_parts_tensor(const float* __restrict__ x, const float* __restrict__ 
     for (int k = 0; k < ROWS; k += AT_ONCE) {
       const int row = row0 + k;
       const bool inside = some && f0 + row < F;
-      copy_images(slot + at(row, i), inside ? from + (size_t)k * P * Q * N : d_y, inside);
+      copy<VECTOR>(slot + at(row, i), inside ? from + (size_t)k * P * Q * N : d_y, inside);
     }
     const int down = p * stride, across = q * stride;
 #pragma unroll
@@ -62,7 +62,7 @@ conv_weight_parts_tensor(const float* __restrict__ x, const float* __restrict__ 
       const unsigned h = down + place.down, w = across + place.across;  // before the first: very large
       const bool inside = some && h < H && w < W;
       const size_t pixel = inside ? place.pixel + down * W + across : 0;
-      copy_images(slot + ROWS * BK + at(row, i), x + (inside ? pixel * N + n0 + i : 0), inside);
+      copy<VECTOR>(slot + ROWS * BK + at(row, i), x + (inside ? pixel * N + n0 + i : 0), inside);
     }
     n0 += BK;
     if (n0 >= N) {

@@ -1,11 +1,15 @@
-"""Fully-connected layers: y = W x + b for every image, images as columns."""
+"""Fully-connected layers: y = W x + b for every image, images as columns.
+
+On a GPU that is a convolution over one pixel, by the same kernels, so that no library is needed.
+"""
 import numpy as np
 
 from cpnet.arrays import chunks, parallel
-from cpnet.launch import blocks, empty, expect, launch, matmul, on_gpu
+from cpnet.launch import empty, on_gpu
+from cpnet.ops import conv_launch
 
-ROWS = 8  # outputs of a GPU block, a warp each
 PARTS = 8  # tasks that a matrix product is cut into, by rows of its result
+PIXEL = 1, (0, 0), 1  # stride, pad, groups of that convolution
 
 
 def linear_forward(x, w, b, *, out=None):
@@ -21,14 +25,6 @@ def linear_forward(x, w, b, *, out=None):
         y[start:stop] += b[start:stop, None]
 
     parallel(block, _parts(len(w)))
-    return y
-
-
-def _linear_forward_gpu(x, w, b, out):
-    y = empty((len(w), x.shape[1]), x.dtype, x) if out is None else out
-    expect("add_bias", (len(w),), b=b)
-    matmul(w, x, y)
-    launch(__file__, "add_bias", blocks(len(w), ROWS), (32, ROWS), y, b, *y.shape, defines={"ROWS": ROWS})
     return y
 
 
@@ -49,15 +45,27 @@ def linear_backward(d_y, x, w, d_w, d_b, *, input_gradient=True, out=None):
     return d_x
 
 
+def _linear_forward_gpu(x, w, b, out):
+    y = empty((len(w), x.shape[1]), x.dtype, x) if out is None else out
+    conv_launch.forward(_maps(x), _filters(w), b, _maps(y).shape, *PIXEL, relu=False, out=_maps(y))
+    return y
+
+
 def _linear_backward_gpu(d_y, x, w, d_w, d_b, input_gradient, out):
-    expect("bias_gradient", (len(w),), d_b=d_b)
-    matmul(d_y, x.T, d_w)
-    launch(__file__, "bias_gradient", blocks(len(w), ROWS), (32, ROWS), d_y, d_b, *d_y.shape, defines={"ROWS": ROWS})
-    if not input_gradient:
-        return None
-    d_x = empty(x.shape, x.dtype, x) if out is None else out
-    matmul(w.T, d_y, d_x)
-    return d_x
+    d_x = out if out is not None or not input_gradient else empty(x.shape, x.dtype, x)
+    conv_launch.backward(_maps(d_y), _maps(x), _filters(w), _filters(d_w), d_b, _maps(d_y).shape, *PIXEL, relu_y=None,
+                         input_gradient=input_gradient, out=_maps(d_x) if input_gradient else None)
+    return d_x if input_gradient else None
+
+
+def _maps(features):
+    """(features, N) as maps of one pixel (C, 1, 1, N)."""
+    return features.reshape(len(features), 1, 1, -1)
+
+
+def _filters(w):
+    """(outputs, inputs) as filters (F, C, 1, 1)."""
+    return w.reshape(*w.shape, 1, 1)
 
 
 def _parts(rows):

@@ -7,7 +7,8 @@ distances the lower index comes first, and the nearest of several blocks are the
 import numpy as np
 
 from cpnet.arrays import scratch
-from cpnet.launch import blocks, empty, expect, launch, matmul, on_gpu
+from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.ops.conv_launch import product_of_rows
 
 THREADS = 256  # a GPU block's
 MOST = 4096  # keys that a GPU block can choose, in 32 KiB of shared memory
@@ -29,7 +30,7 @@ def euclidean_keys(queries, vectors, query_squares, squares, first):
     shape = len(queries), len(vectors)
     if on_gpu(queries):
         products, keys = (empty(shape, kind, queries) for kind in (np.float32, np.uint64))
-        matmul(queries, vectors.T, products)
+        product_of_rows(queries, vectors, products)
         expect("euclidean_keys", shape[:1], query_squares=query_squares)
         expect("euclidean_keys", shape[1:], squares=squares)
         launch(__file__, "euclidean_keys", _grid(shape), THREADS, products, query_squares, squares, keys, shape[1], first,
