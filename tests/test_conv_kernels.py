@@ -164,7 +164,11 @@ def test_few_blocks_share_out_their_sums(monkeypatch, grid, terms, parts):
     monkeypatch.setattr(conv_passes, "workspace", lambda name, shape, dtype, like: np.zeros(shape, dtype))
     monkeypatch.setattr(conv_passes, "sum_parts", lambda sums, *_: found.append(len(sums)))
     result = np.zeros((2, 1, 1, 3))
-    conv_passes.in_parts(result, grid, terms, lambda grid, out, bias, relu: found.append((grid, out is result, bias, relu)), 5, True)
+
+    def product(grid, out, bias, relu):
+        found.append((grid, out is result, bias, relu))
+
+    conv_passes.in_parts(result, grid, terms, product, 5, True)
     assert found == ([(grid, True, 5, True)] if parts == 1 else [((*grid[:2], grid[2] * parts), False, None, False), parts])
 
 

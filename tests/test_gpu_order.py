@@ -78,11 +78,12 @@ def reused(dataset):
 
 def replay(dataset):
     """A graph of device 1 is launched between other work of that device, which is not the current one."""
-    gpus("0")[0].put(np.zeros(1))
+    other = gpus("0")[0].put(np.zeros(64))
     x, y = (put(gpus("1")[0], np.ones(64)) for _ in range(2))
     graph = launch.capture(x, lambda: pointwise.add(x, y, out=y))
     for _ in range(2):
         pointwise.add(x, x, out=x)
+        pointwise.add(other, other, out=other)  # which makes device 0 the current one
         graph.launch()
         pointwise.add(y, y, out=y)
     return [launch.to_host(x), launch.to_host(y)]

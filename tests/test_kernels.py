@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cpnet import launch, ops
-from cpnet.ops import crops, dropout, linear, lrn, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
+from cpnet.ops import crops, dropout, lrn, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
 from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
 
@@ -185,14 +185,6 @@ class Comparisons:
         for loss in np.nan, np.inf:
             sgd.sgd_update_segments(*only, segments, loss=self.put(np.array([loss]))[0])
             self.check("sgd_update_segments", only[0], expected[0])
-
-    def linear(self):
-        for inputs, outputs, n in [(7, 11, n) for n in IMAGES] + [(5, 8, 33)]:
-            x, w, b, d_y = self.draw(inputs, n), self.draw(outputs, inputs), self.draw(outputs), self.draw(outputs, n)
-            self.run("add_bias", linear.linear_forward, x, w, b)
-            d_w, d_b = self.put(np.zeros_like(w), np.zeros_like(b))
-            linear.linear_backward(*self.put(d_y, x, w), d_w, d_b)
-            self.check("bias_gradient", d_b, d_y.sum(axis=1, dtype=np.float64))
 
     def crops(self):
         height, width, crop = 41, 38, 35

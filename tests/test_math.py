@@ -1,14 +1,16 @@
 """--math, which decides how float32 products are computed, and the memory that operations share from step to step."""
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cpnet import columns, cupy_gpus, launch
+from cpnet import columns, launch
 from cpnet.commands import train
 from cpnet.launch import set_math, workspace
 from tests.device import RUNNER, DeviceArray
+from tests.gpus import SOFT, gpus
+
+ROOMS = 99 << 10, 163 << 10, 227 << 10  # bytes of shared memory that a block may have, on cards with tensor cores for TF32
 
 
 @pytest.fixture(autouse=True)
@@ -35,30 +37,13 @@ def test_where_it_changes_nothing(monkeypatch):
     assert columns.remarks([columns.Gpu("GPU 1, new", 1)]) == []
 
 
-@pytest.fixture
-def cupy(monkeypatch):
-    """A cupy whose products note how cuBLAS has been told to compute; device 0 is old, device 1 new."""
-    told = []
-    linalg = SimpleNamespace(COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7,
-                             set_compute_type=lambda dtype, kind: told.append(kind))
-    properties = {0: {"major": 7, "sharedMemPerBlockOptin": 98_304}, 1: {"major": 9, "sharedMemPerBlockOptin": 232_448}}
-    runtime = SimpleNamespace(getDeviceProperties=properties.get)
-    module = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), dot=lambda a, b, out: told.append("dot"))
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setitem(sys.modules, "cupy._core", SimpleNamespace(_routines_linalg=linalg))
-    return told
-
-
-def test_cublas_is_told(cupy):
-    platform = cupy_gpus.Cupy()
-    old, new = (SimpleNamespace(device=SimpleNamespace(id=device)) for device in (0, 1))
-    for _ in range(2):
-        platform.matmul(None, None, new, "fp32")
-    platform.matmul(None, None, old, "tf32")  # which has no TF32
-    platform.matmul(None, None, new, "tf32")
-    platform.matmul(None, None, new, "fp32")
-    assert cupy == [1, "dot", "dot", "dot", 7, "dot", 1, "dot"]
-    assert [platform.tensor_cores(device) for device in (0, 1)] == [0, 232_448]
+def test_which_cards_have_tensor_cores():
+    """By the number that softcuda, or the machine, gives them."""
+    for device in gpus("0"):
+        room = launch.gpus().tensor_cores(device.number)
+        assert room == 0 if SOFT else room in (0, *ROOMS)
+    if SOFT:
+        assert launch.gpus().tensor_cores(gpus("2")[0].number) == 163 << 10
 
 
 def test_a_workspace_is_the_same_memory(monkeypatch):
