@@ -6,13 +6,13 @@
 
 On a GPU each launch is timed where it stands in the step, so that it finds in the cache what the launch before it left there:
 events between the launches, queued behind a pile of copies, so that the card never waits for Python; medians. The ceilings are
-measured in the same run: that pile of copies, and a product of two matrices of 8192 × 8192. With --predict nothing runs: the
+measured in the same run: that pile of copies, and PyTorch's product of two matrices of 8192 × 8192 (without PyTorch the stated
+one). With --predict nothing runs: the
 same list, and the time that each launch takes at least at the stated ceilings. launches.py says what is counted.
 """
 import argparse
 import json
 import statistics
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,7 @@ def measure(platform, launches, kind, repeats):
         copies.append(cupy.cuda.get_elapsed_time(start, end) / PILE)
         times.append([cupy.cuda.get_elapsed_time(a, b) for a, b in zip(events, events[1:], strict=False)])
     medians = [statistics.median(each) for each in zip(*times[1:], strict=True)]  # the first round warms up
-    return medians, 2 * COPY / statistics.median(copies[1:]) / 1e9, product_rate(platform, kind)
+    return medians, 2 * COPY / statistics.median(copies[1:]) / 1e9, product_rate(kind)
 
 
 def random(platform, shape):
@@ -120,37 +120,22 @@ def random(platform, shape):
     return array
 
 
-def product_rate(platform, kind):
-    """TFLOP/s of a large float32 product. fp32: the faster of plain float32 and a third of TF32's, by three products."""
-    cupy = platform.cupy
-    a, b, out = (random(platform, (SIDE, SIDE)) for _ in range(3))
+def product_rate(kind):
+    """TFLOP/s of a large float32 product by PyTorch, or None where that is not installed. fp32: the faster of plain float32
+    and a third of TF32's, by three products."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    a, b = (torch.rand(SIDE, SIDE, device="cuda") - 0.5 for _ in range(2))
+    timed = gpu.clock("torch")
 
     def rate(tf32):
-        with computing(tf32):
-            times = []
-            for _ in range(7):
-                start, end = cupy.cuda.Event(), cupy.cuda.Event()
-                start.record()
-                cupy.dot(a, b, out=out)
-                end.record()
-                end.synchronize()
-                times.append(cupy.cuda.get_elapsed_time(start, end))
+        gpu.precision("tf32" if tf32 else "fp32")
+        times = [timed(lambda: torch.mm(a, b)) for _ in range(7)]
         return 2 * SIDE**3 / statistics.median(times[2:]) / 1e9
 
     return rate(True) if kind == "tf32" else max(rate(False), rate(True) / 3)
-
-
-@contextmanager
-def computing(tf32):
-    """CuPy's float32 products with TF32, or without."""
-    from cupy._core import _routines_linalg as linalg
-    from cupy._core import set_compute_type
-    before = linalg.get_compute_type(np.float32)
-    set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT)
-    try:
-        yield
-    finally:
-        set_compute_type(np.float32, before)
 
 
 def parse(arguments=None):
@@ -180,7 +165,8 @@ def main(arguments=None):
     launches, platform = record_step(args.devices, args.batch, not args.unfused)
     times, bandwidth, tflops = None, args.bandwidth, args.tflops or STATED[args.kind]
     if args.devices is not None:
-        times, bandwidth, tflops = measure(platform, launches, args.kind, args.repeats)
+        times, bandwidth, measured = measure(platform, launches, args.kind, args.repeats)
+        tflops = measured or tflops
     rows = table_rows(launches, bandwidth, tflops, times)
     print(report(rows, args.predict))
     print(f"{'stated' if args.predict else 'measured'} ceilings: {bandwidth:.2f} TB/s, {tflops:.0f} TFLOP/s ({args.kind})")

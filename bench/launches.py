@@ -71,7 +71,8 @@ class Function:
 
     def __call__(self, grid, block, args, **options):
         values = dict(zip((name for name, _ in self.parameters), args, strict=True))
-        idle = () if values.get("masked", True) else ("y", "d_y")  # conv_bias_gradient then neither reads y nor writes d_y
+        # What is passed in the place of an array that there is none of is not read, nor d_y written if it is not masked.
+        idle = {"y", "d_y"} if not values.get("masked", True) else {"b", "bias"} if not values.get("biased", True) else set()
         size = 0
         for name, constant in self.parameters:
             if not isinstance(values[name], np.generic):
@@ -97,8 +98,11 @@ def _parameters(code, kernel):
 
 
 def operations(part, x_shape):
-    """Of one product of a placed Conv: 2 · filters · channels of a group · images · taps that fall into the image."""
+    """Of one product of a placed layer: 2 · filters · channels of a group · images · taps that fall into the image; of a fully-
+    connected layer whose columns are apart, of one column's."""
     filters, channels = part.values["weight"].shape[:2]
+    if isinstance(part, layers.Linear):
+        return 2 * filters * channels * x_shape[-1] // (part.columns if part.reads == "column" else 1)
     rows, cols = (_taps(size, part.size, part.stride, *part.pads) for size in x_shape[1:3])
     return 2 * filters * channels * rows * cols * x_shape[3]
 
@@ -131,7 +135,7 @@ def record(step, platform, images, labels):
 def _noted(platform, part, method, name):
     def noted(values, *rest, **options):
         products = {}
-        if isinstance(part, layers.Conv):
+        if isinstance(part, layers.Conv | layers.Linear):
             count = operations(part, (values if name == "forward" else part.x).shape)
             products = {"input": count, "weight": count}
         outside, platform.place = platform.place, SimpleNamespace(layer=part.name, part=name, products=products)

@@ -8,9 +8,8 @@ from bench import all as whole
 from bench import train
 from cpnet.graph import GraphStep
 from data.store.dataset import Dataset
-from tests import cuemu, device
+from tests.gpus import gpus, tiny
 from tests.helpers import small_set
-from tests.test_graph import GPU, network
 
 
 def test_training_is_measured(monkeypatch, tmp_path, capsys):
@@ -28,13 +27,11 @@ def test_training_is_measured(monkeypatch, tmp_path, capsys):
 
 def test_training_is_measured_on_a_gpu(monkeypatch, tmp_path):
     """An emulated one, with graphs: what is repeated alone is the graph's own batch, so nothing is copied."""
-    cuemu.require()
-    small = network().table
+    gpus("0")
+    small = tiny()
     table = replace(small, settings={**small.settings, "profile": "paper"})
-    monkeypatch.setattr(device, "SEEDS", (1,))
     monkeypatch.setattr(train, "WARM", 2)
     monkeypatch.setattr(train.nets, "build", lambda *settings: table)
-    monkeypatch.setattr(train.columns, "devices", lambda text, columns: [GPU])
     alone, copied = train.Loop.alone_images_per_s, []
 
     def watched(loop):

@@ -7,12 +7,14 @@ import pytest
 
 from bench import kernels, launches
 from cpnet import launch, nets
-from cpnet.ops import conv_launch
+from cpnet.network import Network
+from cpnet.ops import conv_passes
 from cpnet.step import Step
 from cpnet.summary import totals
 from tests import cuemu, device
 from tests.device import RUNNER, DeviceArray, host
-from tests.test_graph import batches, network
+from tests.gpus import tiny
+from tests.test_graph import batches
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +57,18 @@ def test_bytes(alexnet):
     pooled = 4 * 96 * 27 * 27 * 128  # and a byte for each winner
     assert total(alexnet, "bytes", kernel="lrn_pool_forward", layer="conv1 pool") == maps + pooled * 5 // 4
     assert total(alexnet, "bytes", kernel="lrn_pool_backward", layer="conv1 pool") == 2 * maps + pooled * 5 // 4
-    sums = 4 * conv_launch.BIAS_BLOCKS  # at most
+    sums = 4 * conv_passes.BIAS_BLOCKS  # at most
     assert maps < total(alexnet, "bytes", kernel="conv_bias_gradient", layer="conv1") <= maps + sums  # only read: it is masked
     unfused = kernels.record_step(None, 128, fuse_pools=False)[0]
     assert total(unfused, "bytes", kernel="lrn_forward", layer="conv1 lrn") == 2 * maps
     assert total(unfused, "bytes", kernel="lrn_backward", layer="conv1 lrn") == 3 * maps
     assert 3 * maps < total(unfused, "bytes", kernel="conv_bias_gradient", layer="conv1") <= 3 * maps + sums
-    weights, images = 4 * 4096 * 9216, 4 * 128 * (9216 + 4096)
-    assert [each.bytes for each in alexnet if each.layer == "fc6" and each.kernel == "matmul"] == [weights + images] * 3
+    weights, inputs, outputs = 4 * 4096 * 9216, 4 * 128 * 9216, 4 * 128 * 4096
+    assert [(each.kernel, each.bytes) for each in alexnet if each.layer == "fc6"] == [
+        ("conv_pack", 2 * weights), ("conv_product", weights + inputs + 4 * outputs),  # in four parts, whose sums
+        ("conv_sum_parts", 5 * outputs + 4 * 4096),  # are added up with the bias
+        ("conv_bias_gradient", outputs + 4 * 4096), ("conv_weight_parts_tensor", weights + inputs + outputs),
+        ("conv_product", weights + inputs + outputs)]  # by the weights as they lie
     assert all(each.bytes > 0 for each in alexnet)
 
 
@@ -71,7 +77,7 @@ def test_recording_changes_nothing_and_shapes_give_the_same_list(rng, monkeypatc
     monkeypatch.setattr(device, "SEEDS", (1,))
     monkeypatch.setattr(launches, "SHARED", getattr(RUNNER, "shared_memory", 0))  # the same card
     images, labels = batches(rng, 1)[0]
-    plain, noted = (Step(network(), seed=7) for _ in range(2))
+    plain, noted = (Step(Network(tiny(), [device.Emulated("gpu")], seed=3), seed=7) for _ in range(2))
     for _ in range(2):
         plain(images, labels, step=0, rate=0.01)
     platform = launches.Recording(RUNNER)
@@ -79,7 +85,7 @@ def test_recording_changes_nothing_and_shapes_give_the_same_list(rng, monkeypatc
     lists = [launches.record(noted, platform, images, labels) for _ in range(2)]
     np.testing.assert_array_equal(host(plain.network.values[0]), host(noted.network.values[0]))
     shapes, nowhere = launches.nowhere()
-    dry = Step(network([nowhere]), seed=7)
+    dry = Step(Network(tiny(), [nowhere], seed=3), seed=7)
     lists += [launches.record(dry, shapes, *map(nowhere.put, (images, labels))) for _ in range(2)]
 
     def known(found):
@@ -148,7 +154,7 @@ def test_each_launch_is_timed_in_its_place(monkeypatch):
             clock.now += ms if len(ran) > 2 else 100  # the first round is slower, and does not count
         return SimpleNamespace(repeat=repeat)
 
-    monkeypatch.setattr(kernels, "product_rate", lambda platform, kind: 99.0)
+    monkeypatch.setattr(kernels, "product_rate", lambda kind: 99.0)
     monkeypatch.setattr(kernels, "COPY", 1 << 20)
     platform = SimpleNamespace(cupy=clock, empty=np.empty, assign=np.copyto)
     times, bandwidth, tflops = kernels.measure(platform, [work("a", 2.0), work("b", 3.0)], "fp32", 3)

@@ -12,8 +12,7 @@ from bench import gpu, step
 from bench.contestant import PEERS
 from cpnet.network import Network
 from cpnet.step import Step
-from tests import cuemu, device
-from tests.test_graph import GPU, network
+from tests.gpus import gpus, tiny
 
 
 def contestant(name, *samples, idle=0.0, peak_mib=100.0):
@@ -146,18 +145,15 @@ def test_a_turn_on_a_gpu_is_many_steps(monkeypatch):
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_our_steps_on_a_gpu(monkeypatch, graph):
-    """On an emulated one, and a tiny net: the loss is that of the steps so far, and the graph's own arrays are the input."""
-    cuemu.require()
-    table = network().table
-    monkeypatch.setattr(device, "SEEDS", (1,))
+    """A tiny net: the loss is that of the steps so far, and the graph's own arrays are the input."""
+    table, placed = tiny(), gpus("0")
     monkeypatch.setattr("cpnet.nets.build", lambda name: table)
-    monkeypatch.setattr("cpnet.columns.devices", lambda text, columns: [GPU])
     copied = []
     monkeypatch.setattr("cpnet.launch.copy", copied.append)
     images = np.random.default_rng(1).standard_normal((2, 1, 8, 8), dtype=np.float32)
     labels = np.array([1, 3])
     take, loss, _ = gpu.ours(2, images, labels, "0", "fp32", graph)
-    expected = Step(Network(table, [GPU]))
+    expected = Step(Network(table, placed))
     for number in range(4):
         take(0.01)
         expected(images.transpose(1, 2, 3, 0).copy(), labels, step=number, rate=0.01)

@@ -177,7 +177,8 @@ STEADY = {  # of the tiny net; by placement and kind of step
 
 
 @soft
-@pytest.mark.parametrize("where, kind", [("0", "eager"), ("1", "eager"), ("0", "graph"), ("1", "graph"), ("0,1", "two devices")])
+@pytest.mark.parametrize("where, kind", [("0", "eager"), ("1", "eager"), ("0", "graph"), ("1", "graph"),
+                                         ("0,1", "two devices")])
 def test_what_a_steady_step_asks_of_cuda(where, kind):
     """Launches, and what orders them: nothing is allocated, compiled or waited for. (CuPy asks which device is the current one
     three times a launch, which costs nothing.)"""
