@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from bench import gpu
 from bench.torch_alexnet import TorchAlexNet, load, masks, optimizer
-from cpnet.columns import devices
-from cpnet.launch import on_gpu, to_host
+from cpnet.gpu.devices import named
+from cpnet.gpu.memory import to_host
+from cpnet.gpu.platform import on_gpu
 from cpnet.layers import Pass
 from cpnet.machine import machine
 from cpnet.nets import build
@@ -89,7 +90,7 @@ def largest_error(where="cpu", images=2, seed=0):
     """(parameter, error) where the gradients of the whole net at 224×224 differ most; "logits" where those do."""
     rng = np.random.default_rng(seed)
     table = build("alexnet")
-    pair = Pair(Network(table, devices(where, table.columns), seed=seed, dtype=np.float64))
+    pair = Pair(Network(table, named(where, table.columns), seed=seed, dtype=np.float64))
     labels = rng.integers(table.settings["classes"], size=images)
     logits = pair.forward(60 * rng.standard_normal((*table.image, images)), Pass(training=True, seed=seed))
     errors = {"logits": relative_error(*logits)}
@@ -188,7 +189,7 @@ def measured_distances(where, kind, path=None):
     gpu.precision(kind)
     gpu.math(kind)
     table = build("alexnet")
-    found = distances(Network(table, devices(where, table.columns)))
+    found = distances(Network(table, named(where, table.columns)))
     print(f"{kind}: distance to float64 {'ours':>18} {'PyTorch':>9}")
     for what, steps, own, their in found:
         when = f"after {steps} step{'s' * (steps > 1)}" if steps else "gradient" if not _group(what) else ""

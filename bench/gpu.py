@@ -26,30 +26,29 @@ def precision(kind):
 
 def math(kind):
     """Set ours to a class: tf32 stands beside PyTorch's faster ones. Returns its name."""
-    from cpnet import launch
+    from cpnet.gpu.precision import set_math
     wanted = "fp32" if kind == "fp32" else "tf32"
-    if hasattr(launch, "set_math"):
-        launch.set_math(wanted)
-    elif wanted != "fp32":
-        raise SystemExit("cpnet.launch has no set_math: this version computes in fp32 only")
+    set_math(wanted)
     return wanted
 
 
 def ours(batch, images, labels, devices, kind, graph):
     """(step, loss, peak): a step of cpnet's net, the loss of the steps so far, MiB held at most."""
-    from cpnet import columns, launch
-    from cpnet.graph import GraphStep
+    from cpnet.gpu.devices import devices as named
+    from cpnet.gpu.graph import GraphStep
+    from cpnet.gpu.memory import assign
+    from cpnet.gpu.platform import gpus
     from cpnet.nets import build
     from cpnet.network import Network
     from cpnet.step import Step
 
     math(kind)
     table = build("alexnet")
-    work = (GraphStep if graph else Step)(Network(table, columns.devices(devices, table.columns)))
+    work = (GraphStep if graph else Step)(Network(table, named(devices, table.columns)))
     inputs = []  # where a graph reads them, so that it need not copy
     for name, values in ("images", np.ascontiguousarray(images.transpose(1, 2, 3, 0))), ("labels", labels.astype(np.int32)):
         inputs.append(work.network.parts[0][0].buffer(name, values.shape, values.dtype))
-        launch.assign(inputs[-1], values)
+        assign(inputs[-1], values)
     count = iter(range(1 << 31))
 
     def loss():
@@ -58,7 +57,7 @@ def ours(batch, images, labels, devices, kind, graph):
 
     # CuPy's pool keeps what it has had, so what it holds is the most that there was.
     return (lambda rate: work(*inputs, step=next(count), rate=rate)), loss, (
-        lambda: launch.gpus().cupy.get_default_memory_pool().total_bytes() / 2**20)
+        lambda: gpus().cupy.get_default_memory_pool().total_bytes() / 2**20)
 
 
 def peer(name, images, labels, kind, rate):

@@ -20,7 +20,8 @@ import numpy as np
 from bench import gpu
 from bench.contestant import batch
 from bench.launches import Recording, nowhere, record
-from cpnet import columns, launch
+from cpnet.gpu.devices import named
+from cpnet.gpu.platform import gpus, register
 from cpnet.machine import machine
 from cpnet.nets import build
 from cpnet.network import Network
@@ -37,9 +38,9 @@ def record_step(devices, size, fuse_pools=True):
         platform, device = nowhere()
         placed = [device]
     else:
-        placed = columns.devices(devices, 2)
-        platform = Recording(launch.gpus())
-        launch.register(platform.cupy.ndarray, platform)
+        placed = named(devices, 2)
+        platform = Recording(gpus())
+        register(platform.cupy.ndarray, platform)
     step = Step(Network(build("alexnet"), placed, fuse_pools=fuse_pools))
     if devices is None:
         images, labels = np.empty((3, 224, 224, size), np.float32), np.empty(size, np.int32)
@@ -160,8 +161,7 @@ def parse(arguments=None):
 
 def main(arguments=None):
     args = parse(arguments)
-    if hasattr(launch, "set_math") or args.devices is not None:
-        gpu.math(args.kind)
+    gpu.math(args.kind)
     launches, platform = record_step(args.devices, args.batch, not args.unfused)
     times, bandwidth, tflops = None, args.bandwidth, args.tflops or STATED[args.kind]
     if args.devices is not None:

@@ -6,14 +6,14 @@ kernels that only pass over memory. Recorded on any platform of cpnet.launch: a 
 """
 import functools
 import re
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 
-from cpnet import launch, layers
-from cpnet.columns import Device
+from cpnet import layers
+from cpnet.gpu import platform
+from cpnet.gpu.devices import Device
 
 READS_TOO = {"sgd_update_segments": {"w", "v"}, "tally": {"sums"}, "conv_bias_gradient": {"d_y"}}  # of what a kernel writes
 SHARED = 227 << 10  # bytes of shared memory a block may have, on an H200
@@ -156,8 +156,8 @@ class Shapes:
     def device(self, array):
         return 0
 
-    def on(self, device):
-        return nullcontext()
+    def use(self, device):
+        pass
 
     def tensor_cores(self, device):
         return SHARED
@@ -195,5 +195,5 @@ class Nowhere(Device):
 def nowhere():
     """(a Recording of Shapes, its device)."""
     recording = Recording(Shapes())
-    launch.register(Shadow, recording)
+    platform.register(Shadow, recording)
     return recording, Nowhere("nowhere")

@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 from bench import gpu
-from cpnet import columns, launch, nets
+from cpnet import nets
 from cpnet.evaluate import Stopped, check_data
-from cpnet.graph import check
+from cpnet.gpu.devices import named
+from cpnet.gpu.graph import check
 from cpnet.machine import machine
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder
@@ -69,7 +70,7 @@ def measure(dataset, folder, args):
     """(images a second in the loop, of the step alone)."""
     crop = nets.crop_size(min(dataset.height, dataset.width))
     table = nets.build(args.net, (dataset.channels, crop, crop), len(dataset.classes))
-    network = Network(table, columns.devices(args.devices, table.columns))
+    network = Network(table, named(args.devices, table.columns))
     check_data(table, dataset)
     check(network, args.graph)
     settings = {"epochs": 1, "batch": args.batch, "lr": 1e-4, "momentum": 0.9, "decay": table.decay, "schedule": "plateau",
@@ -127,8 +128,7 @@ def parse(arguments=None):
 
 def main(arguments=None):
     args = parse(arguments)
-    if not args.devices.startswith("cpu") and (hasattr(launch, "set_math") or args.kind != "fp32"):
-        gpu.math(args.kind)
+    gpu.math(args.kind)
     with tempfile.TemporaryDirectory(prefix="cpnet-bench-") as folder:
         path = args.data or os.path.join(folder, "synthetic.h5")
         if not args.data:

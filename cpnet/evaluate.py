@@ -4,8 +4,8 @@ from tqdm import tqdm
 
 from cpnet import nets
 from cpnet.errors import CpnetError
-from cpnet.feed import Feed
-from cpnet.launch import to_host
+from cpnet.gpu.feed import Feed
+from cpnet.gpu.memory import to_host
 from cpnet.layers import Pass
 from cpnet.ops import softmax
 from cpnet.scores import scores

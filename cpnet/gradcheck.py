@@ -16,14 +16,15 @@ from functools import partial
 
 import numpy as np
 
-from cpnet import columns, layers, nets
-from cpnet.launch import to_host
+from cpnet import layers, nets
+from cpnet.gpu.devices import Device, named
+from cpnet.gpu.memory import to_host
 from cpnet.network import Network
 from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax, squared_error
 
 TOLERANCE = 1e-6
 STEP = 6e-6
-CPU = columns.Device()
+CPU = Device()
 SIDE = 20  # pixels: enough for every pool of the small nets to have windows that overlap
 
 
@@ -90,7 +91,7 @@ def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed
     side = max(SIDE, nets.choose(name, nets.NETS, "net").smallest)
     image = image or (3, side, side)
     table = nets.build(name, image, classes, **options)
-    net = Network(table, columns.devices(devices, table.columns), dtype=np.float64)
+    net = Network(table, named(devices, table.columns), dtype=np.float64)
     _draw_parameters(net, rng)
     x = 5 * rng.standard_normal((*image, images))  # large enough for normalization to count its neighbours
     labels = rng.integers(classes, size=images)
@@ -113,7 +114,7 @@ def everything(name="mini", devices="cpu", **options):
     where that is one, also with each column as if on one of its own."""
     count = nets.choose(name, nets.NETS, "net").columns
     first, *others = devices.split(",")
-    device, *_ = columns.devices(first, 1)
+    device, *_ = named(first, 1)
     yield from operations(device)
     yield from every_layer(device)
     for placed in dict.fromkeys([first, devices if others else ",".join([first] * count)]):

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from cpnet import launch
+from cpnet.gpu import memory
 from cpnet.ops import conv, dropout, linear, lrn, lrn_pool, pointwise, pool
 
 
@@ -234,8 +234,8 @@ class LRN(Layer):
             return d_y
         if len(d_y) < len(self.x):  # the other devices' outputs are nothing to this one's loss
             d_own, d_y = d_y, self.buffer("d_y", self.x.shape, d_y.dtype)
-            launch.assign(d_y, np.zeros(d_y.shape, d_y.dtype))
-            launch.copy([(self._own(d_y), d_own)])
+            memory.assign(d_y, np.zeros(d_y.shape, d_y.dtype))
+            memory.copy([(self._own(d_y), d_own)])
         return lrn.lrn_backward(d_y, self.x, **self.constants(), out=d_y)
 
     def _own(self, maps):

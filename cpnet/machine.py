@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from cpnet import launch
+from cpnet.gpu.platform import gpus
 
 
 def machine(devices="cpu"):
@@ -35,10 +35,10 @@ def version(package):
 
 def card(number):
     """What GPU `number` is."""
-    gpus = launch.gpus()
+    cards = gpus()
     driver = ""
     if shutil.which("nvidia-smi"):
         asked = subprocess.run(["nvidia-smi", f"--id={number}", "--query-gpu=driver_version", "--format=csv,noheader"],
                                capture_output=True, text=True)
         driver = asked.stdout.strip() if asked.returncode == 0 else ""
-    return {"card": gpus.name(number), "driver": driver, **gpus.versions(number)}
+    return {"card": cards.name(number), "driver": driver, **cards.versions(number)}

@@ -5,9 +5,9 @@ from math import prod
 
 import numpy as np
 
-from cpnet import launch
 from cpnet.columns import gather, scatter_sum
 from cpnet.errors import CpnetError
+from cpnet.gpu import memory, platform
 from cpnet.layers import LRN, Conv, MaxPool, Pass, ReLU
 from cpnet.ops import lrn_pool, sgd, softmax
 
@@ -48,7 +48,7 @@ class Network:
         self.losses = {}  # by device, copies of the first one's
         for d in range(len(devices)):
             self._share_out(d)
-        if fuse_pools and launch.on_gpu(self.values[0]):
+        if fuse_pools and platform.on_gpu(self.values[0]):
             self._fuse_pools()
         self._initialise()
 
@@ -125,7 +125,7 @@ class Network:
 
     def get(self, kind, name):
         """A whole array, such as "conv1.weight" of kind "values", "velocities" or "gradients", as a new NumPy array."""
-        return np.concatenate([launch.to_host(share) for share in self._shares(kind, name)])
+        return np.concatenate([memory.to_host(share) for share in self._shares(kind, name)])
 
     def set(self, kind, name, whole):
         """Assign a whole NumPy array. Raises ValueError where its shape does not fit."""
@@ -133,7 +133,7 @@ class Network:
         if whole.shape != self.parameters[name].shape:
             raise ValueError(f"{name} has the shape {whole.shape}, the net needs {self.parameters[name].shape}")
         for share, own in zip(shares, np.split(whole, len(shares)), strict=True):
-            launch.assign(share, np.ascontiguousarray(own, self.dtype))
+            memory.assign(share, np.ascontiguousarray(own, self.dtype))
 
     def scale_rates(self, scales):
         """Multiply the learning rates of the layers named: {layer: factor}. Raises CpnetError for one that is not there."""
@@ -208,5 +208,5 @@ class Network:
             return loss
         if d not in self.losses:
             self.losses[d] = self.devices[d].empty((1,), np.float64)
-        launch.copy([(self.losses[d], loss[:1])])
+        memory.copy([(self.losses[d], loss[:1])])
         return self.losses[d]

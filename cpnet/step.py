@@ -5,7 +5,7 @@ step whose loss is not finite changes nothing, nor does any after it: the weight
 """
 import numpy as np
 
-from cpnet import launch
+from cpnet.gpu import memory
 from cpnet.layers import Pass
 from cpnet.ops import softmax
 
@@ -21,11 +21,11 @@ class Step:
 
     def restart(self, loss, wrong, steps):
         """Count on from here."""
-        launch.assign(self.sums, np.array([loss, wrong, steps], np.float64))
+        memory.assign(self.sums, np.array([loss, wrong, steps], np.float64))
 
     def read(self):
         """(sum of losses, errors, steps made with a finite sum of losses). Waits for the GPU."""
-        loss, wrong, steps = launch.to_host(self.sums)
+        loss, wrong, steps = memory.to_host(self.sums)
         return float(loss), int(wrong), int(steps)
 
     def __call__(self, images, labels, *, step, rate):

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from cpnet import checkpoint
 from cpnet.errors import Diverged
 from cpnet.evaluate import Stopped, evaluate
-from cpnet.feed import Feed
-from cpnet.graph import GraphStep
-from cpnet.launch import on_gpu, to_host
+from cpnet.gpu.feed import Feed
+from cpnet.gpu.graph import GraphStep
+from cpnet.gpu.memory import to_host
+from cpnet.gpu.platform import on_gpu
 from cpnet.layers import Pass
 from cpnet.probe import Probe
 from cpnet.schedule import schedule

@@ -7,7 +7,8 @@ import pkgutil
 import numpy as np
 import pytest
 
-from cpnet import arrays, columns, launch, ops
+from cpnet import arrays, ops
+from cpnet.gpu import devices, memory
 from data.store.dataset import Dataset
 from tests import cuemu, gpus, softcuda
 from tests.device import DeviceArray
@@ -63,7 +64,7 @@ class CuemuBackend(NumpyBackend):
 
     def to_host(self, array):
         assert type(array) is DeviceArray
-        return launch.to_host(array)
+        return memory.to_host(array)
 
     def empty(self, shape, dtype):
         """A buffer that no kernel may read before it has written to it."""
@@ -169,7 +170,7 @@ def on_softcuda(monkeypatch):
     if not gpus.SOFT:
         yield
         return
-    monkeypatch.setattr(columns, "driver_installed", lambda: False)
+    monkeypatch.setattr(devices, "driver_installed", lambda: False)
     yield
     faults = softcuda.forgive()
     assert not faults, "\n".join(faults)

@@ -3,13 +3,12 @@
 Here kernels are tested: in several orders of threads, with mutants in their place, and with or without tensor cores. What the
 host asks of a GPU is tested with the real CuPy (tests/gpus.py).
 """
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-from cpnet import launch
-from cpnet.columns import Gpu
+from cpnet.gpu import kernels, memory, platform
+from cpnet.gpu.devices import Gpu
 from tests import cuemu
 
 SEEDS = 0, 1, 2  # orders of threads that every launch is run in; the results must have the same bits
@@ -30,7 +29,7 @@ class DeviceArray(np.ndarray):
 
 
 class Runner:
-    """The platform of DeviceArray: as much of cpnet.cupy_gpus.Cupy as kernels need. It does at once what it is given."""
+    """The platform of DeviceArray: as much of cpnet.nvidia.Cupy as kernels need. It does at once what it is given."""
 
     mutated = {}  # text of a file: what to run instead
     current = "cpu"
@@ -45,9 +44,8 @@ class Runner:
     def address(self, array):
         return array.ctypes.data
 
-    def on(self, device):
+    def use(self, device):
         self.current = device
-        return nullcontext()
 
     def module(self, code):
         for text, mutant in self.mutated.items():
@@ -123,11 +121,17 @@ class Emulated(Gpu):
     """Where a net's arrays are DeviceArrays of the place `name`: kernels refuse those of another."""
 
     def empty(self, shape, dtype):
-        return launch.empty_on(RUNNER, self.name, shape, dtype, shape[-1])
+        return memory.empty_on(RUNNER, self.name, shape, dtype, shape[-1])
 
     def holds(self, array):
         return array.place == self.name
 
 
+def forget(patch):
+    """Compile anew from now on, and set memory aside anew."""
+    for module, name in (kernels, "_modules"), (kernels, "_functions"), (memory, "_workspaces"):
+        patch.setattr(module, name, {})
+
+
 RUNNER = Runner()
-launch.register(DeviceArray, RUNNER)
+platform.register(DeviceArray, RUNNER)

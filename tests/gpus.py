@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import named
 from cpnet.layers import LRN, Conv, Dropout, Linear, MaxPool, ReLU
 from cpnet.nets import Table
 from tests import softcuda
@@ -32,7 +32,7 @@ def in_order(mode, seed=0):
 def gpus(text, columns=2):
     """The devices named by `text`, such as "0" or "0,1". Skips the test, or fails it in CI, where they cannot be had."""
     try:
-        return devices(text, columns)
+        return named(text, columns)
     except CpnetError as error:
         (pytest.skip if SOFT or CARD or not os.environ.get("CI") else pytest.fail)(f"{error}; {WHY_NOT}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpnet.columns import devices
+from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
 from cpnet.train import State, Trainer
@@ -137,7 +137,7 @@ def optional(name):
 def lively(table, images, *, dtype=np.float32, seed=2):
     """A Network of `table` whose signal neither fades nor explodes on the way up, and whose logits for `images` (C, H, W, N)
     differ by about 2 from image to image, so that an error anywhere shows in the probabilities."""
-    network = Network(table, devices("cpu", table.columns), seed=seed, dtype=dtype)
+    network = Network(table, named("cpu", table.columns), seed=seed, dtype=dtype)
     rng = np.random.default_rng(seed)
     for name, parameter in network.parameters.items():
         if parameter.std:

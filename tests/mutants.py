@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cpnet import launch
+from cpnet.gpu import source
 from tests import cuemu, device
 from tests.cuemu import mutate
 
@@ -12,7 +12,7 @@ from tests.cuemu import mutate
 def mutants(path, included=(), edits=()):
     """The mutants of a .cu and of the files `included` by it, all one text, as compiling is what takes time; then those edited
     by hand, each a text of its own: `edits`, (what to replace, by what)."""
-    text = launch.text(path)
+    text = source.text(path)
     found = [mutant for mutant in mutate.switched(text, path.name) if mutant.file in (path.name, *included)]
     for old, new in edits:
         assert old in text, old
@@ -23,7 +23,7 @@ def mutants(path, included=(), edits=()):
 def survey(path, found, compare):
     """[(mutant, what notices it, or None)] for the mutants `found` of a .cu. `compare(patch)` compares its kernels with their
     definitions, for which it may patch what it likes; what it raises says what was noticed."""
-    macros = _run(path, launch.text(path), 0, compare)[0]  # most mutants go no further than the first variant
+    macros = _run(path, source.text(path), 0, compare)[0]  # most mutants go no further than the first variant
     with ThreadPoolExecutor(2) as pool:  # which compile them; they run one by one
         list(pool.map(lambda text: cuemu.RawModule(code=macros + text), {mutant.text for mutant in found}))
     return [(mutant, _notices(path, mutant, compare)) for mutant in found]
@@ -35,8 +35,8 @@ def _run(path, text, number, compare):
 
     def switched(self, code):
         made = module(self, code)
-        if code.endswith(launch.text(path)):
-            compiled.append(code.removesuffix(launch.text(path)))
+        if code.endswith(source.text(path)):
+            compiled.append(code.removesuffix(source.text(path)))
             if number:
                 ctypes.c_int.in_dll(made.module.library, mutate.SWITCH).value = number
         return made
@@ -44,9 +44,8 @@ def _run(path, text, number, compare):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "SEEDS", (1,))
         patch.setattr(device.Runner, "module", switched)
-        patch.setattr(device.Runner, "mutated", {launch.text(path): text})
-        for cache in "_modules", "_functions", "_workspaces":
-            patch.setattr(launch, cache, {})
+        patch.setattr(device.Runner, "mutated", {source.text(path): text})
+        device.forget(patch)
         compare(patch)
     return compiled
 

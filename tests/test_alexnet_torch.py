@@ -7,7 +7,7 @@ and all pools fit exactly.
 import numpy as np
 import pytest
 
-from cpnet.columns import devices
+from cpnet.gpu.devices import named
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import Network
@@ -29,7 +29,7 @@ def batch(rng, size, classes, images):
 
 def pair(check, size, *, classes=10, profile="paper", where="cpu", dtype=np.float64):
     table = build("alexnet", (3, size, size), classes, profile)
-    return check.Pair(Network(table, devices(where, table.columns), seed=1, dtype=dtype))
+    return check.Pair(Network(table, named(where, table.columns), seed=1, dtype=dtype))
 
 
 @pytest.fixture(scope="module")

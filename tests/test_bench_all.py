@@ -6,7 +6,7 @@ import pytest
 
 from bench import all as whole
 from bench import train
-from cpnet.graph import GraphStep
+from cpnet.gpu.graph import GraphStep
 from data.store.dataset import Dataset
 from tests.gpus import gpus, tiny
 from tests.helpers import small_set
@@ -35,8 +35,8 @@ def test_training_is_measured_on_a_gpu(monkeypatch, tmp_path):
     alone, copied = train.Loop.alone_images_per_s, []
 
     def watched(loop):
-        monkeypatch.setattr("cpnet.launch.assign", lambda *arrays: copied.append(arrays))
-        monkeypatch.setattr("cpnet.launch.copy", copied.extend)
+        monkeypatch.setattr("cpnet.memory.assign", lambda *arrays: copied.append(arrays))
+        monkeypatch.setattr("cpnet.memory.copy", copied.extend)
         assert isinstance(loop.work, GraphStep) and loop.state.step == 5
         return alone(loop)
 

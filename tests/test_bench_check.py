@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from cpnet.columns import Device
+from cpnet.gpu.devices import Device
 from cpnet.nets import build
 from cpnet.network import Network
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bench import kernels, launches
-from cpnet import launch, nets
+from cpnet import nets
+from cpnet.gpu.platform import _platforms
 from cpnet.network import Network
 from cpnet.ops import conv_passes
 from cpnet.step import Step
@@ -81,7 +82,7 @@ def test_recording_changes_nothing_and_shapes_give_the_same_list(rng, monkeypatc
     for _ in range(2):
         plain(images, labels, step=0, rate=0.01)
     platform = launches.Recording(RUNNER)
-    monkeypatch.setitem(launch._platforms, DeviceArray, platform)
+    monkeypatch.setitem(_platforms, DeviceArray, platform)
     lists = [launches.record(noted, platform, images, labels) for _ in range(2)]
     np.testing.assert_array_equal(host(plain.network.values[0]), host(noted.network.values[0]))
     shapes, nowhere = launches.nowhere()

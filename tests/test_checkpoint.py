@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cpnet import checkpoint
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network
 from tests.helpers import ROOT
@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 
 def network(name="mini", placed="cpu", seed=0):
     table = build(name, (1, 10, 10), 4)
-    net = Network(table, devices(placed, table.columns), seed=seed)
+    net = Network(table, named(placed, table.columns), seed=seed)
     rng = np.random.default_rng(seed)
     for key, parameter in net.parameters.items():
         net.set("velocities", key, rng.standard_normal(parameter.shape, np.float32))

@@ -11,8 +11,8 @@ import pytest
 
 import run as command_line
 from cpnet.checkpoint import Checkpoint
-from cpnet.columns import Device
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
 from cpnet.ops.squared_error import squared_error_backward, squared_error_forward

@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from cpnet.columns import Device, devices, gather, scatter_sum
+from cpnet.columns import gather, scatter_sum
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import Device, named
 
 
 class Memory:
@@ -25,7 +26,7 @@ def blocks(rng, count, shape):
 
 @pytest.mark.parametrize("text, columns, count", [("cpu", 1, 1), ("cpu", 2, 1), ("cpu,cpu", 2, 2), (" cpu , cpu", 4, 2)])
 def test_devices(text, columns, count):
-    assert devices(text, columns) == [Device("cpu")] * count
+    assert named(text, columns) == [Device("cpu")] * count
 
 
 @pytest.mark.parametrize("text, columns, message", [
@@ -34,7 +35,7 @@ def test_devices(text, columns, count):
     ("cpu,cpu,cpu", 4, "--devices cpu,cpu,cpu: 4 columns cannot be shared evenly by 3 devices: name 1 or 2 or 4")])
 def test_devices_that_do_not_fit(text, columns, message):
     with pytest.raises(CpnetError, match="^" + re.escape(message)):
-        devices(text, columns)
+        named(text, columns)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

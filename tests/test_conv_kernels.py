@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet import launch
+from cpnet.gpu import memory
 from cpnet.ops import conv, conv_launch, conv_passes
 from tests import cuemu, mutants
 from tests.conftest import CuemuBackend
@@ -37,7 +37,7 @@ TILES = [  # rows and columns of the tiles that alexnet has at N = 128, and some
 def error(result, expected):
     """The largest error, relative to the largest value expected. NaN stays NaN."""
     assert result.shape == expected.shape
-    return np.abs(launch.to_host(result).astype(np.float64) - expected).max() / np.abs(expected).max()
+    return np.abs(memory.to_host(result).astype(np.float64) - expected).max() / np.abs(expected).max()
 
 
 class Comparison:

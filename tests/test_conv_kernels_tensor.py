@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet import launch, nets
-from cpnet.columns import Device
+from cpnet import nets
+from cpnet.gpu import kernels, memory, precision, source
+from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
 from cpnet.ops import conv, conv_launch, conv_passes, conv_tensor
@@ -33,16 +34,16 @@ KERNELS = "conv_product", "conv_weight_parts_tensor", "conv_weight_parts", "conv
 def launched(monkeypatch):
     """With tensor cores; a list of the kernels of matrix products that are launched, and with which macros."""
     monkeypatch.setattr(device.Runner, "shared_memory", H200)
-    monkeypatch.setattr(launch, "_math", "fp32")
+    monkeypatch.setattr(precision, "_math", "fp32")
     monkeypatch.setattr(device, "SEEDS", (1,))  # one order of the threads, but where a test says otherwise
-    names, original = [], launch.launch
+    names, original = [], kernels.launch
 
     def noted(file, name, *arguments, **options):
         if name in KERNELS:
             names.append((name, options["defines"]))
         return original(file, name, *arguments, **options)
 
-    for module in launch, conv_launch, conv_passes:
+    for module in kernels, conv_launch, conv_passes:
         monkeypatch.setattr(module, "launch", noted)
     return names
 
@@ -73,19 +74,19 @@ def errors(case, *, put=None, relu=False):
     arrays = case.arrays(np.random.default_rng(7), np.float32)
     expected = run([array.astype(np.float64) for array in arrays], case.options(), relu=relu)
     results = run(arrays, case.options(), put or CuemuBackend().to_device, relu)
-    return [error(launch.to_host(result), each) for result, each in zip(results, expected, strict=True)]
+    return [error(memory.to_host(result), each) for result, each in zip(results, expected, strict=True)]
 
 
 def compare(case, math="fp32", **options):
     """The errors, each checked."""
-    launch.set_math(math)
+    precision.set_math(math)
     found = errors(case, **options)
     for name, each in zip(("y", "d_x", "d_w", "d_b", "d_y"), found, strict=True):
         assert each <= ALLOWED[math], f"{name}, {case}, {math}: an error of {each:.1e}"
     return found
 
 
-@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("math", precision.MATH)
 @pytest.mark.parametrize("layer, images", PAPER)
 def test_the_paper_s_layers(launched, layer, images, math):
     compare(LAYERS[layer]((*PIXELS[layer], images)), math)
@@ -134,7 +135,7 @@ def test_ragged_and_odd(monkeypatch, launched, case):
     assert "conv_weight_parts" not in dict(launched)
 
 
-@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("math", precision.MATH)
 @pytest.mark.parametrize("inputs, outputs, images", FULLY_CONNECTED)
 def test_fully_connected(launched, inputs, outputs, images, math):
     compare(Case((inputs, 1, 1, images), (outputs, 1, 1)), math)
@@ -143,7 +144,7 @@ def test_fully_connected(launched, inputs, outputs, images, math):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("math", precision.MATH)
 @pytest.mark.parametrize("case", [Case((6, 4, 3, 5), (4, 3, 2), pad=(1, 1), groups=2), Case((40, 1, 1, 3), (9, 1, 1)),
                                   Case((16, 5, 5, 4), (10, 3, 3), stride=2)], ids=str)
 def test_parts_of_forward_and_of_the_input_gradient(monkeypatch, case, math, relu):
@@ -174,7 +175,7 @@ def test_relu_within_forward_and_backward(monkeypatch, launched, memory, kernels
 def test_relu_keeps_nan():
     x, w, b, _ = (CuemuBackend().to_device(a) for a in Case((1, 1, 1, 4), (2, 1, 1)).arrays(np.random.default_rng(0), "f4"))
     cuemu.initialised(device.host(x))[0, 0, 0, 1] = np.nan
-    y = launch.to_host(conv.conv_forward(x, w, b, relu=True))
+    y = memory.to_host(conv.conv_forward(x, w, b, relu=True))
     assert np.isnan(y[:, 0, 0, 1]).all() and np.isfinite(y[:, 0, 0, ::2]).all()
 
 
@@ -182,9 +183,9 @@ def test_less_shared_memory(monkeypatch, launched):
     """Two stages instead of three on smaller cards, with the same bits; the plain kernels where not even they fit."""
     case, results = Case((5, 4, 4, 8), (6, 3, 3), pad=(1, 1)), []
     arrays = case.arrays(np.random.default_rng(1), np.float32)
-    for memory in H200, 50_000, 30_000, 20_000:
-        monkeypatch.setattr(device.Runner, "shared_memory", memory)
-        results.append([launch.to_host(array).tobytes() for array in run(arrays, case.options(), CuemuBackend().to_device)])
+    for room in H200, 50_000, 30_000, 20_000:
+        monkeypatch.setattr(device.Runner, "shared_memory", room)
+        results.append([memory.to_host(array).tobytes() for array in run(arrays, case.options(), CuemuBackend().to_device)])
     assert [(name, defines.get("STAGES")) for name, defines in launched] == [
         ("conv_product", 3), ("conv_weight_parts_tensor", 3), ("conv_product", 3),
         ("conv_product", 3), ("conv_weight_parts_tensor", 2), ("conv_product", 3),
@@ -202,7 +203,7 @@ def test_float64_takes_the_plain_kernels(launched):
 def test_a_step_allocates_nothing_the_second_time(monkeypatch):
     case, asked = Case((6, 5, 4, 12), (10, 3, 3), pad=(1, 1), groups=2), []
     empty = device.Runner.empty
-    monkeypatch.setattr(launch, "_workspaces", {})
+    monkeypatch.setattr(memory, "_workspaces", {})
     monkeypatch.setattr(device.Runner, "empty", lambda *arguments: asked.append(arguments) or empty(*arguments))
     x, w, b, d_y = (CuemuBackend().to_device(array) for array in case.arrays(np.random.default_rng(1), np.float32))
     y, d_x, d_w, d_b = (CuemuBackend().empty(array.shape, np.float32) for array in (d_y, x, w, b))
@@ -220,7 +221,7 @@ def test_a_step_of_a_net(launched):
     exact, tensor = (Network(table, [where], seed=3, dtype=dtype)
                      for where, dtype in ((Device(), np.float64), (device.Emulated("cpu"), np.float32)))
     step = Pass(training=True, seed=3)
-    assert error(launch.to_host(tensor.forward(images.astype(np.float32), step)), exact.forward(images, step)) < 1e-6
+    assert error(memory.to_host(tensor.forward(images.astype(np.float32), step)), exact.forward(images, step)) < 1e-6
     for network in exact, tensor:
         network.backward(labels)
     for name in exact.parameters:
@@ -233,10 +234,10 @@ def test_no_bank_is_met_twice():
     """Every load of a warp from the tiles takes as few turns at shared memory's 32 banks as its bytes need."""
     lanes = np.arange(32)
     g, t = lanes // 4, lanes % 4
-    for math in launch.MATH:
+    for math in precision.MATH:
         for rows, (columns, *_) in conv_tensor.TILES[math].items():
             assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (columns + 8) + g, 1) == 1
-    text = launch.text(FOLDER / "conv_weights_tensor.cu")
+    text = source.text(FOLDER / "conv_weights_tensor.cu")
     probe = 'extern "C" __global__ void probe(int* to, int k) { int l = threadIdx.x; to[l] = at(l % 16, k + l / 16 * 4); }'
     macros = {"ROWS": 32, "COLUMNS": 32, "TM": 32, "TN": 32, "STAGES": 2, "VECTOR": 4, "SPLIT": 1}
     kernel = cuemu.RawModule(code=text + probe, options=[f"-D{name}={value}" for name, value in macros.items()])
@@ -324,9 +325,9 @@ def test_every_barrier_wait_and_guard_is_missed(name):
 if __name__ == "__main__":
     device.Runner.shared_memory = H200
     for layer in LAYERS:
-        for math in launch.MATH:
+        for math in precision.MATH:
             worst = np.max([compare(LAYERS[layer]((*PIXELS[layer], images)), math) for images in (1, 3, 32, 128, 130)], axis=0)
             print(layer, math, *(f"{name} {each:.1e}" for name, each in zip(("y", "d_x", "d_w"), worst, strict=False)))
-    launch.set_math("fp32")
+    precision.set_math("fp32")
     for name in CASES:
         test_every_barrier_wait_and_guard_is_missed(name)

@@ -8,8 +8,8 @@ import pytest
 
 import run as command_line
 from cpnet import scores
-from cpnet.columns import devices
 from cpnet.evaluate import predict_split
+from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network
 from data.loading.augment import ten_views
@@ -67,7 +67,7 @@ def test_published_rows_are_the_papers():
 def test_a_split_image_by_image(trained, crops):
     with Dataset(trained / "squares.h5") as dataset:
         table = build("mini", (3, 14, 14), 4)
-        network = Network(table, devices("cpu", 2), seed=2)
+        network = Network(table, named("cpu", 2), seed=2)
         together = predict_split(network, dataset, "val", crops=crops, batch=64)
         apart = predict_split(network, dataset, "val", crops=crops, batch=crops)
         np.testing.assert_allclose(together, apart, atol=1e-6)
@@ -78,7 +78,7 @@ def test_ten_crops_as_pytorch_computes_them(trained, torch):
     """Section 4.1, with the exported weights and nothing of ours but these."""
     F = torch.nn.functional
     with Dataset(trained / "squares.h5") as dataset:
-        network = Network(build("mini", (3, 14, 14), 4), devices("cpu,cpu", 2), seed=2)
+        network = Network(build("mini", (3, 14, 14), 4), named("cpu,cpu", 2), seed=2)
         for name in network.parameters:
             if name.endswith("weight"):  # large enough for the images to differ
                 network.set("values", name, 1.3 * network.get("values", name))

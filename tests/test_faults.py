@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from cpnet import nets
-from cpnet.columns import devices
 from cpnet.evaluate import Stopped
+from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.run_folder import find
 from data.errors import DataError
@@ -35,7 +35,7 @@ SECONDS = 10
 def trainer(dataset, path, *, stop=lambda: False, resume=False, **changes):
     crop = dataset.height * 7 // 8
     table = nets.build("mini", (dataset.channels, crop, crop), len(dataset.classes))
-    network = Network(table, devices("cpu", 2), seed=0)
+    network = Network(table, named("cpu", 2), seed=0)
     return trainer_of(network, dataset, path, {**SETTINGS, **changes}, stop=stop, resume=resume)
 
 

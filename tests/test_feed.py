@@ -5,10 +5,10 @@ import weakref
 import numpy as np
 import pytest
 
-from cpnet import launch
-from cpnet.columns import Device
 from cpnet.evaluate import evaluate
-from cpnet.feed import Feed
+from cpnet.gpu import memory
+from cpnet.gpu.devices import Device
+from cpnet.gpu.feed import Feed
 from cpnet.network import Network
 from data.loading.ring import Health
 from data.store.dataset import Dataset
@@ -38,9 +38,9 @@ def epoch(dataset, placed, split="train", **options):
             parts = images if isinstance(images, list) else [images]
             kept = [each.empty(part.shape, part.dtype) for each, part in zip(placed, parts, strict=True)]
             label = placed[0].empty(labels.shape, labels.dtype)
-            launch.copy([*zip(kept, parts, strict=True), (label, labels)])
+            memory.copy([*zip(kept, parts, strict=True), (label, labels)])
             copies.append((kept, label, indices))
-    return [([launch.to_host(part) for part in kept], launch.to_host(label), indices) for kept, label, indices in copies]
+    return [([memory.to_host(part) for part in kept], memory.to_host(label), indices) for kept, label, indices in copies]
 
 
 def assert_same_epoch(got, expected):
@@ -76,17 +76,17 @@ def test_a_batch_is_copied_while_the_step_before_computes(dataset):
         for _ in range(3):
             next(feed)
             (lane,) = feed.lanes.values()
-            computed = launch.mark(lane.mean)
+            computed = memory.mark(lane.mean)
             lane.wait(lane.arrived)
             assert not SOFT or not computed.done  # a card may have been quick
-            launch.wait(lane.mean, computed)
+            memory.wait(lane.mean, computed)
 
 
 def test_the_floats_lie_at_one_place(dataset):
     network, places = net(gpus("0"), dataset.channels), set()
     for split in "train", "val", "train":
         with Feed(network, dataset, split, batch=5, mode="train", drop_last=True) as feed:
-            places |= {(launch.address(images[0]), launch.address(labels)) for images, labels, _ in feed}
+            places |= {(memory.address(images[0]), memory.address(labels)) for images, labels, _ in feed}
     assert len(places) == 1
 
 
@@ -146,4 +146,4 @@ def test_who_sets_the_pace(dataset, monkeypatch, waited, threads, words):
 def test_an_upload_that_does_not_fit_is_refused():
     array = gpus("0")[0].put(np.zeros(8, np.uint8))
     with pytest.raises(TypeError, match=r"^upload: uint8 \(9,\) to uint8 \(8,\)"):
-        launch.upload(array, np.zeros(9, np.uint8), None)
+        memory.upload(array, np.zeros(9, np.uint8), None)

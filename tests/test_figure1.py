@@ -8,10 +8,10 @@ import pytest
 
 import run as command_line
 from cpnet import probe, run_folder
-from cpnet.columns import devices
 from cpnet.commands import train
 from cpnet.errors import Diverged
 from cpnet.evaluate import Stopped, evaluate
+from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.probe import Probe
@@ -33,7 +33,7 @@ def no_pictures_of_every_epoch(monkeypatch):
 
 
 def network(name="four-layer"):
-    return Network(build(name, (1, 14, 14), 4), devices("cpu", 1), seed=0)
+    return Network(build(name, (1, 14, 14), 4), named("cpu", 1), seed=0)
 
 
 # Without regularisation

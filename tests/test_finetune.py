@@ -4,8 +4,8 @@ import pytest
 
 import run as command_line
 from cpnet.checkpoint import Checkpoint
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network
 from tests.helpers import checkpoint_arrays, small_set
@@ -32,7 +32,7 @@ def last(folder, name):
 
 def network(classes, name="mini"):
     table = build(name, (3, 14, 14), classes)
-    return Network(table, devices("cpu,cpu", 2), seed=5)
+    return Network(table, named("cpu,cpu", 2), seed=5)
 
 
 def test_layers_that_are_kept_and_replaced(pretrained):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet import cupy_gpus, feed, launch
-from cpnet.columns import Device
+from cpnet.gpu import feed, graph, memory, nvidia, platform
+from cpnet.gpu.devices import Device
 from cpnet.network import Network
 from cpnet.ops import pointwise
 from data.store.dataset import Dataset
@@ -36,12 +36,12 @@ def exchange(dataset):
     for _ in range(3):
         for d in range(2):
             pointwise.add(x[d], x[d], out=x[d])
-        launch.copy([(received[0], x[1]), (received[1], x[0])])
+        memory.copy([(received[0], x[1]), (received[1], x[0])])
         for d in range(2):
             pointwise.add(x[d], x[d], out=x[d])
         for d in range(2):
             pointwise.add(x[d], received[d], out=x[d])
-    return [launch.to_host(array) for array in x]
+    return [memory.to_host(array) for array in x]
 
 
 def feeds(dataset, where="0,1"):
@@ -53,9 +53,9 @@ def feeds(dataset, where="0,1"):
             for images, labels, _ in batches:
                 kept = [device.empty(part.shape, part.dtype) for device, part in zip(placed, images, strict=True)]
                 kept.append(placed[0].empty(labels.shape, labels.dtype))
-                launch.copy(list(zip(kept, [*images, labels], strict=True)))
+                memory.copy(list(zip(kept, [*images, labels], strict=True)))
                 copies += kept
-    return [launch.to_host(array) for array in copies]
+    return [memory.to_host(array) for array in copies]
 
 
 def dropped(dataset):
@@ -69,32 +69,32 @@ def dropped(dataset):
 def reused(dataset):
     """Pinned memory is written over as soon as `assign` has returned."""
     x = put(gpus("1")[0], np.zeros(8))
-    values = launch.pinned(x, 64).view(np.float64)
+    values = memory.pinned(x, 64).view(np.float64)
     values[:] = 1
-    launch.assign(x, values)
+    memory.assign(x, values)
     values[:] = 2
-    return [launch.to_host(x)]
+    return [memory.to_host(x)]
 
 
 def replay(dataset):
     """A graph of device 1 is launched between other work of that device, which is not the current one."""
     other = gpus("0")[0].put(np.zeros(64))
     x, y = (put(gpus("1")[0], np.ones(64)) for _ in range(2))
-    graph = launch.capture(x, lambda: pointwise.add(x, y, out=y))
+    captured = graph.capture(x, lambda: pointwise.add(x, y, out=y))
     for _ in range(2):
         pointwise.add(x, x, out=x)
         pointwise.add(other, other, out=other)  # which makes device 0 the current one
-        graph.launch()
+        captured.launch()
         pointwise.add(y, y, out=y)
-    return [launch.to_host(x), launch.to_host(y)]
+    return [memory.to_host(x), memory.to_host(y)]
 
 
 def unnoticed(dataset):
     """Work for the default stream in a capture, which would not be in the graph, is an error."""
     x = put(gpus("0")[0], np.ones(8))
-    cuda = launch.gpus().cupy.cuda
+    cuda = platform.gpus().cupy.cuda
     try:
-        launch.capture(x, lambda: cuda.runtime.memsetAsync(x.data.ptr, 0, x.nbytes, cuda.Stream.null.ptr))
+        graph.capture(x, lambda: cuda.runtime.memsetAsync(x.data.ptr, 0, x.nbytes, cuda.Stream.null.ptr))
     except cuda.runtime.CUDARuntimeError:
         return [np.ones(1)]
     return [np.zeros(1)]
@@ -116,40 +116,39 @@ SCENARIOS = exchange, feeds, dropped, reused, replay, unnoticed, overlap
 # (module, what stands there, what stands there instead, the scenarios that notice it)
 MUTANTS = {
     "assign: the CPU does not wait": (
-        cupy_gpus, "        self._current().synchronize()\n", "        pass\n", reused),
+        nvidia, "        self._current().synchronize()\n", "        pass\n", reused),
     "copy: not after the receiver's work": (
-        cupy_gpus, "                stream.wait_event(ready[device])\n", "", exchange),
+        nvidia, "            stream.wait_event(ready[device])\n", "", exchange),
     "copy: not after the sender's work": (
-        cupy_gpus, "                stream.wait_event(ready[origin])\n", "", exchange),
+        nvidia, "            stream.wait_event(ready[origin])\n", "", exchange),
     "copy: the receiver does not wait": (
-        cupy_gpus, "            for device in place:\n", "            for device in place[1:]:\n", exchange),
+        nvidia, "            for device in place:\n", "            for device in place[1:]:\n", exchange),
     "copy: the sender does not wait": (
-        cupy_gpus, "            for device in place:\n", "            for device in place[:1]:\n", exchange),
+        nvidia, "            for device in place:\n", "            for device in place[:1]:\n", exchange),
     "copy: its end is marked in another stream": (
-        cupy_gpus, "((device, origin), self._record(stream))", "((device, origin), self._record(self._current()))", exchange),
+        nvidia, "((device, origin), self._record(stream))", "((device, origin), self._record(self._current()))", exchange),
     "copy: in the receiver's own stream, at once": (
-        cupy_gpus, "origin, to.nbytes, stream.ptr)", "origin, to.nbytes, self._current().ptr)", exchange),
+        nvidia, "origin, to.nbytes, stream.ptr)", "origin, to.nbytes, self._current().ptr)", exchange),
     "upload: into bytes that are still read": (
-        cupy_gpus, "        stream.wait_event(after)\n", "", feeds),
+        nvidia, "        stream.wait_event(after)\n", "", feeds),
     "upload: its end is marked in another stream": (
-        cupy_gpus, "        return self._record(stream)\n", "        return self._record(self._current())\n", feeds),
+        nvidia, "        return self._record(stream)\n", "        return self._record(self._current())\n", feeds),
     "streams of copies wait for the default stream": (
-        cupy_gpus, "self.cupy.cuda.Stream(non_blocking=True)", "self.cupy.cuda.Stream()", overlap),
+        nvidia, "self.cupy.cuda.Stream(non_blocking=True)", "self.cupy.cuda.Stream()", overlap),
     "follow: does not wait": (
-        cupy_gpus, '        """What the current device is given from now on waits for the event, be it of another stream or '
-        'device."""\n        self._current().wait_event(event)\n', '        """"""\n', feeds),
+        nvidia, "\n        self._current().wait_event(event)\n", "", feeds),
     "wait: does not wait": (
-        cupy_gpus, "        event.synchronize()\n", "        pass\n", feeds),
+        nvidia, "        event.synchronize()\n", "        pass\n", feeds),
     "capture: in a stream that the default one does not wait for": (
-        cupy_gpus, "self.cupy.cuda.Stream()  # not", "self.cupy.cuda.Stream(non_blocking=True)  # not", unnoticed),
+        nvidia, "self.cupy.cuda.Stream()  # not", "self.cupy.cuda.Stream(non_blocking=True)  # not", unnoticed),
     "a graph is launched on the current device": (
-        cupy_gpus, "        with self.platform.on(self.device):\n", "        with nullcontext():\n", replay),
+        nvidia, "        self.platform.use(self.device)\n", "", replay),
     "feed: a slot is filled before it was copied": (
         feed, "        self.loader.keep(functools.partial(_wait, self.lanes, events))\n", "", feeds),
     "feed: crops are cut before their bytes arrive": (
-        feed, "        launch.follow(self.mean, sent.arrived[self.device])\n", "", feeds),
+        feed, "        memory.follow(self.mean, sent.arrived[self.device])\n", "", feeds),
     "feed: bytes are written before their crops are cut": (
-        feed, "        self.used[sent.turn] = launch.mark(self.mean)\n", "", feeds),
+        feed, "        self.used[sent.turn] = memory.mark(self.mean)\n", "", feeds),
     "feed: slots are freed before they were copied": (
         feed, "                lane.wait(lane.arrived)\n", "                pass\n", dropped),
 }
@@ -158,14 +157,14 @@ MUTANTS = {
 HARMLESS = {
     # Who makes a lane sends it the mean image, and waits for the device to have it.
     "feed: bytes are written before the last feed's crops are cut": (
-        feed, "        self.used = [launch.mark(self.mean)] * 2\n",
-        "        self.used = [launch.gpus().cupy.cuda.Event()] * 2\n", feeds),
+        feed, "        self.used = [memory.mark(self.mean)] * 2\n",
+        "        self.used = [platform.gpus().cupy.cuda.Event()] * 2\n", feeds),
 }
 
 
 def outcome(scenario, dataset, mode, seed):
     """What a scenario returns in this order, or else what was noticed."""
-    for streams in launch.gpus().upload_streams, launch.gpus().copy_streams:  # made anew, by the code as it is now
+    for streams in platform.gpus().upload_streams, platform.gpus().copy_streams:  # made anew, by the code as it is now
         streams.clear()
     try:
         with in_order(mode, seed):

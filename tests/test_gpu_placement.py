@@ -6,10 +6,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from cpnet import checkpoint, columns, gradcheck, launch, nets
-from cpnet.columns import Device
+from cpnet import checkpoint, gradcheck, nets
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped, evaluate
+from cpnet.gpu import devices, memory, platform, precision
+from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
 from data.store.dataset import Dataset
@@ -64,8 +65,8 @@ def test_a_step_and_a_checkpoint_to_the_cpu_and_back(rng, tmp_path, where):
 def test_a_step_with_tensor_cores(rng, monkeypatch, where, math, allowed):
     """Float32, against the CPU's float64: the whole net's gradients, as a share of their norms."""
     placed = gpus(where)
-    monkeypatch.setattr(launch, "_math", math)
-    assert all(launch.gpus().tensor_cores(device.number) for device in placed)
+    monkeypatch.setattr(precision, "_math", math)
+    assert all(platform.gpus().tensor_cores(device.number) for device in placed)
     images, labels = rng.standard_normal((1, 8, 8, 5)), np.array([1, 0, 3, 3, 2], np.int32)
     expected, result = net(CPU), net(placed, dtype=np.float32)
     for each in expected, result:
@@ -160,19 +161,19 @@ def test_gradients_of_the_net():
 def test_what_does_not_fit_is_refused():
     one, other = (device.put(np.ones(3)) for device in gpus("0,1"))
     single = gpus("1", 1)[0].put(np.ones(3, np.float32))
-    launch.copy([(one, other)])
+    memory.copy([(one, other)])
     for to, source in (one, np.ones(3)), (np.ones(3), one), (one, other[:2]), (one, single):
         with pytest.raises(TypeError, match="^copy: from "):
-            launch.copy([(to, source)])
+            memory.copy([(to, source)])
     with pytest.raises(TypeError, match="not contiguous"):
-        launch.copy([(one[::2], other[::2])])
+        memory.copy([(one[::2], other[::2])])
 
 
 # GPUs by name, on a machine that may have none
 
 
 class Found:
-    """What columns.py asks of launch.gpus()."""
+    """What columns.py asks of platform.gpus()."""
 
     def __init__(self, names, together=True):
         self.names, self.together = names, together
@@ -196,16 +197,16 @@ class Found:
 @pytest.fixture
 def found(monkeypatch):
     def find(*names, **options):
-        monkeypatch.setattr(columns, "driver_installed", lambda: True)
-        monkeypatch.setattr(launch, "gpus", lambda: Found(names, **options))
+        monkeypatch.setattr(devices, "driver_installed", lambda: True)
+        monkeypatch.setattr(devices, "gpus", lambda: Found(names, **options))
     return find
 
 
 @pytest.mark.parametrize("text, numbers", [("0", [0]), ("1", [1]), ("0,1", [0, 1]), ("0,0", [0, 0])])
 def test_gpus_by_number(found, text, numbers):
     found("A", "A")
-    assert [(each.number, each.name) for each in columns.devices(text, 2)] == [(k, f"GPU {k}, A") for k in numbers]
-    assert columns.remarks(columns.devices(text, 2)) == []
+    assert [(each.number, each.name) for each in devices.named(text, 2)] == [(k, f"GPU {k}, A") for k in numbers]
+    assert devices.remarks(devices.named(text, 2)) == []
 
 
 @pytest.mark.parametrize("names, count, text, line", [
@@ -220,16 +221,16 @@ def test_gpus_by_number(found, text, numbers):
     ("OO", 2, "cpu", "on the CPU: GPU 0 is too old"), ("", 2, "cpu", "")])
 def test_the_best_there_is(found, names, count, text, line):
     found(*names)
-    assert columns.choose(count) == (text, line)
-    assert len(columns.devices(text, count)) == len(text.split(","))
+    assert devices.best(count) == (text, line)
+    assert len(devices.named(text, count)) == len(text.split(","))
 
 
 def test_remarks(found):
     found("A", "B", together=False)
-    unequal, apart = columns.remarks(columns.devices("0,1", 2))
+    unequal, apart = devices.remarks(devices.named("0,1", 2))
     assert unequal.startswith("the GPUs are unequal (A, B)")
     assert apart.startswith("GPUs 0 and 1 cannot reach each other's memory: what crosses between them is staged in pinned")
-    assert columns.remarks(columns.devices("0,0", 2)) == columns.remarks(CPU * 2) == []
+    assert devices.remarks(devices.named("0,0", 2)) == devices.remarks(CPU * 2) == []
 
 
 @pytest.mark.parametrize("text, message", [
@@ -239,4 +240,4 @@ def test_remarks(found):
 def test_gpus_that_do_not_fit(found, text, message):
     found("A", "A", "O")
     with pytest.raises(CpnetError, match="^" + message):
-        columns.devices(text, 2)
+        devices.named(text, 2)

@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from cpnet import launch
-from cpnet.columns import Device
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped
-from cpnet.graph import GraphStep
-from cpnet.launch import to_host
+from cpnet.gpu import graph, memory, platform
+from cpnet.gpu.devices import Device
+from cpnet.gpu.graph import GraphStep
+from cpnet.gpu.memory import to_host
 from cpnet.network import Network
 from cpnet.step import Step
 from data.store.dataset import Dataset
@@ -59,7 +59,7 @@ def test_each_thing_that_changes_reaches_a_replay(rng):
 
     def outcome(images=images, labels=labels, step=1, rate=0.01):
         for kind, array in start.items():
-            launch.assign(getattr(work.network, kind)[0], array)
+            memory.assign(getattr(work.network, kind)[0], array)
         work.restart(0, 0, step)
         work(images, labels, step=step, rate=rate)
         return to_host(work.network.values[0]).tobytes()
@@ -106,17 +106,17 @@ def test_a_capture_runs_nothing_and_a_launch_reads_what_is_there(order, where):
     """The launch is in the order of its own device, whichever is the current one."""
     (device,) = gpus(where, 1)
     x, y = device.put(np.ones(5, np.float32)), device.put(np.zeros(5, np.float32))
-    graph = launch.capture(x, lambda: launch.copy([(y, x)]))
+    captured = graph.capture(x, lambda: memory.copy([(y, x)]))
     assert to_host(y).tolist() == [0] * 5
-    launch.copy([(x, device.put(np.full(5, 7, np.float32)))])  # still to be done
-    graph.launch()
-    launch.copy([(x, y)])
+    memory.copy([(x, device.put(np.full(5, 7, np.float32)))])  # still to be done
+    captured.launch()
+    memory.copy([(x, y)])
     assert to_host(x).tolist() == [7] * 5
 
 
 REFUSED = {
-    "to the host": lambda x: to_host(x), "from the host": lambda x: launch.assign(x, np.ones(5)),
-    "an allocation": lambda x: launch.empty((2, 3), np.float32, x), "waiting": lambda x: launch.wait(x, launch.mark(x))}
+    "to the host": lambda x: to_host(x), "from the host": lambda x: memory.assign(x, np.ones(5)),
+    "an allocation": lambda x: memory.empty((2, 3), np.float32, x), "waiting": lambda x: memory.wait(x, memory.mark(x))}
 
 
 @pytest.mark.parametrize("work", REFUSED.values(), ids=REFUSED)
@@ -124,21 +124,21 @@ def test_what_cannot_be_captured_is_refused(work):
     """With the error of what was done, not that of ending a capture that it spoiled; and the GPU is as it was before."""
     x = gpus("0")[0].put(np.ones(5))
     with pytest.raises(Exception) as caught:
-        launch.capture(x, lambda: work(x))
+        graph.capture(x, lambda: work(x))
     assert "Invalidated" not in str(caught.value)
     assert to_host(x).tolist() == [1] * 5
-    launch.capture(x, lambda: launch.copy([(x[:1], x[1:2])])).launch()
+    graph.capture(x, lambda: memory.copy([(x[:1], x[1:2])])).launch()
 
 
 def test_an_error_while_capturing_is_the_one_that_is_raised():
     x = gpus("0")[0].put(np.ones(5))
 
     def work():
-        launch.copy([(x[:1], x[1:2])])
+        memory.copy([(x[:1], x[1:2])])
         raise ZeroDivisionError("of my own")
 
     with pytest.raises(ZeroDivisionError, match="of my own"):
-        launch.capture(x, work)
+        graph.capture(x, work)
     assert to_host(x).tolist() == [1] * 5
 
 
@@ -201,7 +201,7 @@ def test_a_gpu_is_waited_for_only_when_somebody_asks(tmp_path, monkeypatch):
         read = []
         monkeypatch.setattr(training, "save", lambda best=False: None)
         monkeypatch.setattr(training, "_validate", lambda: {"loss": 1.0, "top1": 0.5, "top5": 0.0})
-        copy = launch.gpus().to_host
-        monkeypatch.setattr(launch.gpus(), "to_host", lambda array: read.append(training.state.batch) or copy(array))
+        copy = platform.gpus().to_host
+        monkeypatch.setattr(platform.gpus(), "to_host", lambda array: read.append(training.state.batch) or copy(array))
         training.train()
         assert [batch for batch in read if batch] == [3, 3]

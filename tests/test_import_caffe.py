@@ -7,10 +7,10 @@ from PIL import Image
 
 import run as command_line
 from cpnet.checkpoint import Checkpoint
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
 from cpnet.formats import import_caffe
 from cpnet.formats.export import to_checkpoint
+from cpnet.gpu.devices import named
 from cpnet.layers import LRN
 from cpnet.network import Network
 
@@ -76,7 +76,7 @@ def test_the_logits_of_alexnet(torch, files):
     image = crop(folder)
     expected = caffe(torch, "alexnet", weights, torch.from_numpy(image.copy()))[0]
     net = import_caffe.read(folder / "caffe.npz", "alexnet", folder / "classes.txt", str(folder / "mean.npy"))
-    network = Network(net.table, devices("cpu", 2), dtype=np.float64)
+    network = Network(net.table, named("cpu", 2), dtype=np.float64)
     for name, array in net.values.items():
         network.set("values", name, array)
     images = np.ascontiguousarray(image[0, ::-1, :, :, None])

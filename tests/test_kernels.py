@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet import launch, ops
+from cpnet import ops
+from cpnet.gpu import memory, source
 from cpnet.ops import crops, dropout, lrn, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
 from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
@@ -41,7 +42,7 @@ class Comparisons:
 
     def check(self, kernel, result, expected):
         """NaN where NaN is expected, elsewhere close to it."""
-        result, expected = launch.to_host(result).astype(np.float64), np.asarray(expected, np.float64)
+        result, expected = memory.to_host(result).astype(np.float64), np.asarray(expected, np.float64)
         assert result.shape == expected.shape
         known = ~np.isnan(expected)
         assert np.array_equal(np.isnan(result), ~known), f"{kernel}: NaN in the wrong places"
@@ -128,9 +129,9 @@ class Comparisons:
         self.run("softmax", softmax.softmax, self.draw(40, 5, scale=1e4))
         logits, labels = self.put(self.draw(3, 4), np.array([0, -1, 3, 2]))
         losses = softmax.cross_entropy_forward(logits, labels, check=False)
-        expected = softmax.cross_entropy_forward(launch.to_host(logits).astype(np.float64), np.array([0, 0, 0, 2]))
+        expected = softmax.cross_entropy_forward(memory.to_host(logits).astype(np.float64), np.array([0, 0, 0, 2]))
         self.check("cross_entropy_forward", losses, np.where([False, True, True, False], np.nan, expected))
-        rank = launch.to_host(softmax.label_rank(logits, labels))
+        rank = memory.to_host(softmax.label_rank(logits, labels))
         assert rank[1:3].tolist() == [3, 3] and (rank < 3)[[0, 3]].all()
 
     def squared_error(self):
@@ -159,7 +160,7 @@ class Comparisons:
 
     def same(self, kernel, result, expected):
         self.errors[kernel] = 0.0
-        assert np.array_equal(launch.to_host(result), expected), kernel
+        assert np.array_equal(memory.to_host(result), expected), kernel
 
     def sgd(self):
         starts, counts = [0, 64, 1600], [33, 1500, 7]  # the second takes more than one block
@@ -178,7 +179,7 @@ class Comparisons:
         only = self.put(self.draw(5), self.draw(5), self.draw(5))
         segments = sgd.Segments([0], [5])
         segments.set([0.1], [0.01], only[2])
-        expected = [launch.to_host(array).astype(np.float64) for array in only]
+        expected = [memory.to_host(array).astype(np.float64) for array in only]
         sgd.sgd_update_segments(*only, segments)
         sgd.sgd_update(*expected, rate=0.1, decay=0.01)
         self.check("sgd_update_segments", only[0], expected[0])
@@ -248,7 +249,7 @@ def test_every_barrier_and_guard_is_missed(name):
 
 
 def test_every_kernel_is_compared():
-    declared = {kernel for name in FILES for kernel in launch.signatures(str(FOLDER / f"{name}.cu"))}
+    declared = {kernel for name in FILES for kernel in source.signatures(str(FOLDER / f"{name}.cu"))}
     assert {path.stem for path in FOLDER.glob("*.cu") if not path.stem.startswith("conv")} == set(FILES)
     compared = set()
     for name in FILES:

@@ -1,13 +1,14 @@
 import subprocess
 import sys
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from cpnet import launch as gate
 from cpnet.errors import CpnetError
-from cpnet.launch import blocks, empty, expect, launch, on_gpu, to_host
+from cpnet.gpu import kernels, platform
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty, to_host
+from cpnet.gpu.platform import on_gpu
 from tests import cuemu
 from tests.device import DeviceArray
 
@@ -37,8 +38,8 @@ extern "C" __global__ void strange(half* x) {}
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """The path of a .py beside whose .cu the kernels above lie."""
-    monkeypatch.setattr(gate, "_modules", {})
-    monkeypatch.setattr(gate, "_functions", {})
+    monkeypatch.setattr(kernels, "_modules", {})
+    monkeypatch.setattr(kernels, "_functions", {})
     (tmp_path / "some.cu").write_text(KERNELS)
     (tmp_path / "part.cuh").write_text('#include "inner.cuh"\n')
     (tmp_path / "inner.cuh").write_text("__device__ real scaled(real x, real by) { return x * by; }\n")
@@ -133,7 +134,7 @@ def test_other_things_that_do_not_fit(file):
     x = put(X)
     with pytest.raises(ValueError, match="some.cu has no kernel scall; it has scale, kinds, chosen, large, strange"):
         launch(file, "scall", 1, 32, **options())
-    with pytest.raises(TypeError, match="strange, x: launch.py does not know the type 'unsigned short'"):
+    with pytest.raises(TypeError, match="strange, x: cpnet/gpu/kernels.py does not know the type 'unsigned short'"):
         launch(file, "strange", 1, 32, x, **options())
     with pytest.raises(ValueError, match=r"scale: a grid of \(1, 65536\) blocks is over the limits"):
         launch(file, "scale", (1, 65536), 32, x, x, 24, 1, **options())
@@ -148,25 +149,25 @@ class Elsewhere(np.ndarray):
 
 
 def test_arrays_of_different_devices(file, monkeypatch):
-    class Other(type(gate._platforms[DeviceArray])):
+    class Other(type(platform._platforms[DeviceArray])):
         def device(self, array):
             return "gpu 1"
 
-    monkeypatch.setitem(gate._platforms, Elsewhere, Other())
+    monkeypatch.setitem(platform._platforms, Elsewhere, Other())
     x, other = put(X), put(X).view(Elsewhere)
     with pytest.raises(TypeError, match="scale, y: on device gpu 1, an argument before it on cpu"):
         launch(file, "scale", 1, 32, x, other, 24, 1, **options())
 
 
 def test_memory_that_runs_out_is_one_line(monkeypatch):
-    class Small(type(gate._platforms[DeviceArray])):
-        def on(self, device):
-            return nullcontext()
+    class Small(type(platform._platforms[DeviceArray])):
+        def use(self, device):
+            pass
 
         def empty(self, shape, dtype):
             raise MemoryError
 
-    monkeypatch.setitem(gate._platforms, Elsewhere, Small())
+    monkeypatch.setitem(platform._platforms, Elsewhere, Small())
     like = X.view(Elsewhere)
     with pytest.raises(CpnetError, match="^out of GPU memory: asked for 4,096 MiB, 1,024 MiB are free; "
                                          "a batch of 64 instead of 256 may fit$"):

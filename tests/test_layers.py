@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpnet.columns import Device
+from cpnet.gpu.devices import Device
 from cpnet.gradcheck import _layer_cases
 from cpnet.layers import LRN, Conv, Dropout, Linear, MaxPool, Pass, ReLU
 from cpnet.ops import conv, dropout, linear, lrn

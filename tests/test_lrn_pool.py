@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from cpnet import launch, nets
-from cpnet.columns import Device
+from cpnet import nets
+from cpnet.gpu import memory
+from cpnet.gpu.devices import Device
 from cpnet.layers import LRN, Conv, Linear, MaxPool, Pass, ReLU
 from cpnet.network import Network
 from cpnet.ops import lrn, lrn_pool, pool
@@ -166,7 +167,7 @@ def test_a_net_learns_the_same(gpu, rng, relu_first, count, reads):
         net.backward(labels)
         watched = {name: net.get("gradients", name) for name in net.parameters}
         logits = net.forward(images, run)
-        np.testing.assert_array_equal(launch.to_host(logits), outputs[-1][0])
+        np.testing.assert_array_equal(memory.to_host(logits), outputs[-1][0])
         net.backward(labels)
         for name, gradient in watched.items():
             np.testing.assert_array_equal(net.get("gradients", name), gradient)

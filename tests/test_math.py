@@ -4,9 +4,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import columns, launch
 from cpnet.commands import train
-from cpnet.launch import set_math, workspace
+from cpnet.gpu import devices, memory, platform, precision
+from cpnet.gpu.memory import workspace
+from cpnet.gpu.precision import set_math
 from tests.device import RUNNER, DeviceArray
 from tests.gpus import SOFT, gpus
 
@@ -15,12 +16,12 @@ ROOMS = 99 << 10, 163 << 10, 227 << 10  # bytes of shared memory that a block ma
 
 @pytest.fixture(autouse=True)
 def _fp32(monkeypatch):
-    monkeypatch.setattr(launch, "_math", "fp32")
+    monkeypatch.setattr(precision, "_math", "fp32")
 
 
 def test_what_there_is():
     set_math("tf32")
-    assert launch.math() == "tf32"
+    assert precision.math() == "tf32"
     with pytest.raises(ValueError, match="math is fp32 or tf32, not 'fp16'"):
         set_math("fp16")
     with pytest.raises(SystemExit):
@@ -28,26 +29,26 @@ def test_what_there_is():
 
 
 def test_where_it_changes_nothing(monkeypatch):
-    monkeypatch.setattr(launch, "gpus", lambda: SimpleNamespace(tensor_cores={0: 0, 1: 200_000}.get))
-    placed = columns.Device("cpu"), columns.Gpu("GPU 0, old", 0), columns.Gpu("GPU 0, old", 0)
-    assert columns.remarks(placed) == []
+    monkeypatch.setattr(devices, "gpus", lambda: SimpleNamespace(tensor_cores={0: 0, 1: 200_000}.get))
+    placed = devices.Device("cpu"), devices.Gpu("GPU 0, old", 0), devices.Gpu("GPU 0, old", 0)
+    assert devices.remarks(placed) == []
     set_math("tf32")
-    assert columns.remarks(placed) == [f"--math tf32 changes nothing on {name}: it has no tensor cores for that"
+    assert devices.remarks(placed) == [f"--math tf32 changes nothing on {name}: it has no tensor cores for that"
                                        for name in ("cpu", "GPU 0, old")]
-    assert columns.remarks([columns.Gpu("GPU 1, new", 1)]) == []
+    assert devices.remarks([devices.Gpu("GPU 1, new", 1)]) == []
 
 
 def test_which_cards_have_tensor_cores():
     """By the number that softcuda, or the machine, gives them."""
     for device in gpus("0"):
-        room = launch.gpus().tensor_cores(device.number)
+        room = platform.gpus().tensor_cores(device.number)
         assert room == 0 if SOFT else room in (0, *ROOMS)
     if SOFT:
-        assert launch.gpus().tensor_cores(gpus("2")[0].number) == 163 << 10
+        assert platform.gpus().tensor_cores(gpus("2")[0].number) == 163 << 10
 
 
 def test_a_workspace_is_the_same_memory(monkeypatch):
-    monkeypatch.setattr(launch, "_workspaces", {})
+    monkeypatch.setattr(memory, "_workspaces", {})
     like = np.zeros(3, np.float32).view(DeviceArray)
 
     def address(*arguments):
@@ -63,4 +64,4 @@ def test_a_workspace_is_the_same_memory(monkeypatch):
     elsewhere = like.view(DeviceArray)
     elsewhere.place = "elsewhere"
     assert RUNNER.address(workspace("some", (4, 5), np.float32, elsewhere)) not in (first, *others)
-    assert sum(len(held) for held in launch._workspaces.values()) == 5
+    assert sum(len(held) for held in memory._workspaces.values()) == 5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cpnet import nets
-from cpnet.columns import Device
+from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
 from cpnet.ops import sgd, softmax

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cpnet import columns, layers
+from cpnet import layers
+from cpnet.gpu.devices import named
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import ALIGN, Network
@@ -15,7 +16,7 @@ PLACEMENTS = pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
 
 def make(devices="cpu", table=None, seed=1, dtype=np.float64, **options):
     table = table or build("mini", (3, 16, 16), 10, **options)
-    return Network(table, columns.devices(devices, table.columns), seed=seed, dtype=dtype)
+    return Network(table, named(devices, table.columns), seed=seed, dtype=dtype)
 
 
 def batch(rng, images, dtype=np.float64):

@@ -8,7 +8,6 @@ import functools
 import os
 import re
 from collections import defaultdict
-from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,17 +15,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import launch, nets, ops
+from cpnet import nets, ops
+from cpnet.gpu import platform, precision
 from cpnet.layers import Pass
 from cpnet.ops import crops, dropout, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
-from tests import nvrtc
+from tests import device, nvrtc
 
 ARCHITECTURES = 75, 80, 90, 120
 REGISTERS = 64  # at most: four blocks of 256 threads on a multiprocessor; but of these files more
 REGISTERS_OF = {"conv": 255, "lrn_pool": 184}  # a thread's most; 184 in float64, which no speed depends on
 SHARED = 48 << 10
-MATHS = {90: launch.MATH}  # "fp32" for the others: TF32 takes half a minute to compile
-# What launch.tensor_cores says of each: bytes of shared memory that a block may have, or 0 without tensor cores for TF32.
+MATHS = {90: precision.MATH}  # "fp32" for the others: TF32 takes half a minute to compile
+# What precision.tensor_cores says of each: bytes of shared memory that a block may have, or 0 without tensor cores for TF32.
 ROOM = {75: 0, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 BATCHES = 128, 130, 30
 
@@ -64,8 +64,8 @@ class Recorder:
     def device(self, array):
         return 0
 
-    def on(self, device):
-        return nullcontext()
+    def use(self, device):
+        pass
 
     def module(self, code):
         self.variants.setdefault(code, {})
@@ -106,11 +106,10 @@ def variants(dtype, architecture):
     """{text: {kernel: dynamic shared memory}} of training steps, and of the operations that the paper's net does without."""
     recorder, images = Recorder(architecture), BATCHES[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(launch._platforms, Shadow, recorder)
-        for name in "_modules", "_functions", "_workspaces":
-            patch.setattr(launch, name, {})
+        patch.setitem(platform._platforms, Shadow, recorder)
+        device.forget(patch)
         for math in MATHS.get(architecture, ["fp32"]):
-            patch.setattr(launch, "_math", math)
+            patch.setattr(precision, "_math", math)
             for count in BATCHES[::-1]:
                 y = step(recorder, count, dtype)
         labels = recorder.empty((images,), np.int32)
@@ -201,17 +200,16 @@ def static_shared(kernel, macros):
     return {"conv_product": 16, "conv_weight_parts_tensor": 12 * int(macros.get("COLUMNS", 0))}.get(kernel, SHARED)
 
 
-@pytest.mark.parametrize("math", launch.MATH)
+@pytest.mark.parametrize("math", precision.MATH)
 @pytest.mark.parametrize("architecture", [architecture for architecture in ROOM if ROOM[architecture]])
 @pytest.mark.parametrize("images", [1, 2, 3, 8, 16, 30, 32, 64, 128, 256, 512, 1024])
 def test_every_product_of_the_paper_s_net_is_by_tensor_cores(monkeypatch, architecture, images, math):
     """On every card that has them, whatever the batch: the tiles fit into its shared memory, with a pipeline of two stages or
     three. 5 convolutions and 3 fully-connected layers: forward, gradients of weights, and of all inputs but the image."""
     recorder = Recorder(architecture)
-    monkeypatch.setitem(launch._platforms, Shadow, recorder)
-    monkeypatch.setattr(launch, "_math", math)
-    for name in "_modules", "_functions", "_workspaces":
-        monkeypatch.setattr(launch, name, {})
+    monkeypatch.setitem(platform._platforms, Shadow, recorder)
+    monkeypatch.setattr(precision, "_math", math)
+    device.forget(monkeypatch)
     step(recorder, images, np.float32)
     products = [(code, name, dynamic) for code, name, dynamic in recorder.launches
                 if name.startswith("conv_") and code.partition("#line 1 ")[2].split('"')[1] != "conv_passes.cu"]

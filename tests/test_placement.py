@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cpnet.columns import devices
+from cpnet.gpu.devices import named
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import Network
@@ -17,7 +17,7 @@ ALLOWED = {"float64": 1e-12, "float32": 3e-3}
 
 def trained(table, count, images, labels, dtype, steps=2):
     """What a net on `count` devices computes in a few steps: losses, outputs and gradients by layer, values at the end."""
-    net = Network(table, devices(",".join(["cpu"] * count), table.columns), seed=3, dtype=dtype)
+    net = Network(table, named(",".join(["cpu"] * count), table.columns), seed=3, dtype=dtype)
     results = {}
     for step in range(steps):
 

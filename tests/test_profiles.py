@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet import launch
-from cpnet.columns import Device
 from cpnet.formats.export import Trained, to_checkpoint
+from cpnet.gpu import memory
+from cpnet.gpu.devices import Device
 from cpnet.layers import LRN, Conv, MaxPool, Pass, ReLU
 from cpnet.nets import build, crop_size
 from cpnet.ops import lrn
@@ -51,10 +51,10 @@ def test_one_device_of_two(backend, rng, device):
     d_y = np.zeros(x.shape)
     d_y[own] = d_own
     wide = x.astype(np.float64)
-    np.testing.assert_allclose(launch.to_host(y), lrn.lrn_forward(wide, alpha=0.5)[own], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(launch.to_host(d_x), lrn.lrn_backward(d_y, wide, alpha=0.5), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(memory.to_host(y), lrn.lrn_forward(wide, alpha=0.5)[own], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(memory.to_host(d_x), lrn.lrn_backward(d_y, wide, alpha=0.5), rtol=0, atol=1e-6)
     across = slice(4, 6) if device else slice(6, 8)
-    assert abs(launch.to_host(d_x)[across]).max() > 0.01
+    assert abs(memory.to_host(d_x)[across]).max() > 0.01
 
 
 def test_fine_tuning_wants_the_same_profile(tmp_path, capsys):

@@ -14,10 +14,10 @@ import pytest
 import run as command_line
 from cpnet import figures, nets, scores
 from cpnet.checkpoint import Checkpoint
-from cpnet.columns import devices
 from cpnet.commands import train
 from cpnet.commands.report import command
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.report.facts import Looked, Run, last_hidden_of, snapshots
 from cpnet.report.report import ALL_CLASSES, WORST, report
@@ -293,7 +293,7 @@ def test_snapshots_are_evenly_spaced(tmp_path):
 
 
 def test_the_sample_is_seen_as_the_whole_set_is(tmp_path):
-    net = Network(nets.build("mini", (1, 14, 14), 4), devices("cpu", 2), seed=1)
+    net = Network(nets.build("mini", (1, 14, 14), 4), named("cpu", 2), seed=1)
     with Dataset(small_set(tmp_path / "s.h5", train=30, val=4)) as dataset:
         extract(net, dataset, tmp_path / "f.h5", ["train"], made_from="a", batch=8)
         some = np.array([29, 3, 11, 4, 17])

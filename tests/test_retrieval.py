@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import named
 from cpnet.layers import Pass
 from cpnet.nets import build
 from cpnet.network import Network
@@ -18,7 +18,7 @@ from tests.helpers import small_set
 
 def network(placed="cpu", **options):
     table = build("mini", (1, 14, 14), 4, **options)
-    return Network(table, devices(placed, 2), seed=1)
+    return Network(table, named(placed, 2), seed=1)
 
 
 @pytest.fixture(params=["cpu", "1", "2"])

@@ -1,14 +1,14 @@
 import pytest
 
 from cpnet import nets
-from cpnet.columns import devices
+from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.summary import summary, totals
 
 
 def lines(name, where="cpu", **options):
     table = nets.build(name, **options)
-    return summary(table, devices(where, table.columns)).splitlines()
+    return summary(table, named(where, table.columns)).splitlines()
 
 
 def test_the_paper_s_net():
@@ -33,7 +33,7 @@ def test_it_fits_on_a_screen(name):
     ("four-layer", "cpu", ["column 1"])])
 def test_what_each_device_holds(name, where, owned):
     table = nets.build(name, (3, 28, 28), 10)
-    placed = devices(where, table.columns)
+    placed = named(where, table.columns)
     network = Network(table, placed)
     last = summary(table, placed).splitlines()[-len(placed):]
     for d, (line, columns) in enumerate(zip(last, owned, strict=True)):
@@ -44,5 +44,5 @@ def test_what_each_device_holds(name, where, owned):
 def test_totals_count_what_the_network_holds():
     for name in "mini", "four-layer":
         table = nets.build(name, (1, 28, 28), 10)
-        network = Network(table, devices("cpu", table.columns))
+        network = Network(table, named("cpu", table.columns))
         assert totals(table)[1] == sum(network.get("values", key).size for key in network.parameters)

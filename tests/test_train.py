@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
 from cpnet.evaluate import Stopped, evaluate
+from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
@@ -23,7 +23,7 @@ def trainer(dataset, path, *, resume=False, net="mini", placed="cpu", stop=lambd
     crop = dataset.height * 7 // 8
     table = build(net, (dataset.channels, crop, crop), len(dataset.classes))
     settings = {**SETTINGS, **changes}
-    network = Network(table, devices(placed, table.columns), seed=settings["seed"])
+    network = Network(table, named(placed, table.columns), seed=settings["seed"])
     return trainer_of(network, dataset, path, settings, resume=resume, stop=stop,
                       say=(said if said is not None else []).append)
 

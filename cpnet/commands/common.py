@@ -2,8 +2,10 @@
 import sys
 from pathlib import Path
 
-from cpnet import arrays, columns, launch, nets
+from cpnet import arrays, nets
 from cpnet.checkpoint import Checkpoint
+from cpnet.gpu import precision
+from cpnet.gpu.devices import best, named, remarks
 from cpnet.network import Network
 from cpnet.options import positive
 from data.store.dataset import Dataset
@@ -26,10 +28,10 @@ def place(settings, options):
     """The net of `settings`, with fresh weights, on the devices of the options or the settings."""
     if options.threads:
         arrays.set_threads(options.threads)
-    launch.set_math(settings.get("math", "fp32"))
+    precision.set_math(settings.get("math", "fp32"))
     table = nets.build(**settings["table"])
-    devices = columns.devices(settings.get("devices", "cpu"), table.columns)
-    for remark in columns.remarks(devices):
+    devices = named(settings.get("devices", "cpu"), table.columns)
+    for remark in remarks(devices):
         print(remark, file=sys.stderr)
     network = Network(table, devices, seed=settings["seed"])
     network.scale_rates(settings.get("lr_scale", {}))
@@ -38,7 +40,7 @@ def place(settings, options):
 
 def default_devices(table):
     """The best devices for a net, as text, saying which they are."""
-    text, line = columns.choose(table.columns)
+    text, line = best(table.columns)
     if line:
         print(line, file=sys.stderr)
     return text
@@ -63,7 +65,7 @@ def one_device(options):
     """The device of `one_device_options`."""
     if options.threads:
         arrays.set_threads(options.threads)
-    text, line = (options.devices, "") if options.devices else columns.choose(1)
+    text, line = (options.devices, "") if options.devices else best(1)
     if line:
         print(line, file=sys.stderr)
-    return columns.devices(text, 1)[0]
+    return named(text, 1)[0]

@@ -1,6 +1,7 @@
 """A net's layers, as a table or a picture."""
-from cpnet import columns, nets
+from cpnet import nets
 from cpnet.figures import draw_net
+from cpnet.gpu.devices import named
 from cpnet.options import Parser, net_options, net_settings, positive
 from cpnet.summary import summary
 
@@ -22,6 +23,6 @@ def main(words):
         parser.error(f"--image {options.image}: give channels, height, width, such as 3,224,224")
     classes = options.classes or (10 if small else 1000)
     table = nets.build(name, (channels, height, width), classes, **net_settings(options))
-    print(summary(table, columns.devices(options.devices, table.columns)))
+    print(summary(table, named(options.devices, table.columns)))
     if options.picture:
         draw_net(table, options.picture)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpnet import checkpoint, nets
-from cpnet.columns import devices
 from cpnet.errors import CpnetError
+from cpnet.gpu.devices import named
 from cpnet.layers import LRN, AveragePool, Conv, Dropout, Linear, MaxPool, ReLU, Tanh
 from cpnet.network import Network
 from cpnet.train import State
@@ -51,7 +51,7 @@ def to_checkpoint(path, trained, source):
     table = trained.table
     _check_surroundings(source, trained, table)
     checkpoint.check_arrays(source, trained.values, table.parameters())
-    network = Network(table, devices("cpu", table.columns))
+    network = Network(table, named("cpu", table.columns))
     for name, array in trained.values.items():
         network.set("values", name, array)
     checkpoint.save(path, network, settings=trained.settings, state=vars(State()), mean=trained.mean, classes=trained.classes)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cpnet.arrays import chunks, parallel, scratch
-from cpnet.launch import on_gpu
+from cpnet.gpu.platform import on_gpu
 from cpnet.ops import conv_launch
 from cpnet.ops.pointwise import relu_backward, relu_forward
 

@@ -4,7 +4,8 @@ kernels for tensor cores; where those cannot be had, conv.cu and conv_weights.cu
 from math import prod
 from pathlib import Path
 
-from cpnet.launch import blocks, empty, expect, launch, workspace
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty, workspace
 from cpnet.ops import conv_tensor
 from cpnet.ops.conv_passes import bias_gradient, in_parts, sum_parts
 from cpnet.ops.conv_tensor import little_padding

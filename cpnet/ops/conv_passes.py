@@ -2,7 +2,8 @@
 is added up, so that a GPU has blocks enough where results are few: by the shapes alone, never by the card, for the sake of
 the bits.
 """
-from cpnet.launch import blocks, expect, launch, workspace
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import workspace
 
 THREADS = 256
 PACK = 32  # rows and columns of conv_pack's tile

@@ -1,14 +1,14 @@
 """Convolution's three products on tensor cores, for float32 on GPUs of compute capability 8.0 and newer: which tile, how much
 shared memory, and the launches of conv_tensor.cu and conv_weights_tensor.cu. docs/kernels.md leads through them.
 
-`launch.math()` decides between 3×TF32, as exact as float32, and TF32. Float64 and older GPUs are left to the plain kernels.
+`precision.math()` decides between 3×TF32, as exact as float32, and TF32. Float64 and older GPUs are left to the plain kernels.
 """
 from pathlib import Path
 
 import numpy as np
 
-from cpnet import launch
-from cpnet.launch import blocks
+from cpnet.gpu import kernels, memory, precision
+from cpnet.gpu.kernels import blocks
 from cpnet.ops.conv_passes import in_parts, pack
 
 # By math and rows of a block's tile: its columns, a warp's rows and columns of it. 3×TF32 keeps a second set of sums, so its
@@ -57,10 +57,10 @@ def _product(source, w, bias, result, relu, groups, source_shape, result_shape, 
         pitch = blocks(maps, rows) * rows
         packed = pack(w, *packing, pitch)
     defines = {**tile, "PIXELS": pixels, "IMAGES": each, "STAGES": stages, "VECTOR": _vector(source, result),
-               "WEIGHTS": 4 if pitch % 4 == 0 and launch.address(packed) % 16 == 0 else 1}
+               "WEIGHTS": 4 if pitch % 4 == 0 and memory.address(packed) % 16 == 0 else 1}
 
     def product(grid, out, bias, relu):
-        launch.launch(__file__, "conv_product", grid, _threads(rows, columns, tile), source, packed,
+        kernels.launch(__file__, "conv_product", grid, _threads(rows, columns, tile), source, packed,
                       w if bias is None else bias, out, bias is not None, relu, *source_shape, images, *result_shape, *window,
                       *mapping, groups, pitch, shared=shared, defines=defines)
 
@@ -85,7 +85,7 @@ def weights(x, d_y, d_w, groups):
 
 def _tile(tiles, maps):
     """(rows, columns, macros) of the tile for so many maps: the largest that wastes little."""
-    math = launch.math()
+    math = precision.math()
     rows = max(little_padding(maps, tiles[math]), key=lambda rows: (rows * tiles[math][rows][0], rows))
     columns, warp_rows, warp_columns = tiles[math][rows]
     return rows, columns, {"ROWS": rows, "TM": warp_rows, "TN": warp_columns, "SPLIT": int(math == "fp32")}
@@ -99,7 +99,7 @@ def little_padding(count, sizes):
 
 def _stages(array, slot, tables, static=0):
     """(stages of the pipeline, bytes of dynamic shared memory): three if they fit on the array's GPU, or two, or none."""
-    room = launch.tensor_cores(array) if array.dtype == np.float32 else 0
+    room = precision.tensor_cores(array) if array.dtype == np.float32 else 0
     return next(((stages, stages * slot + tables) for stages in (3, 2) if stages * slot + tables + static <= room), (0, 0))
 
 
@@ -109,4 +109,4 @@ def _threads(rows, columns, tile):
 
 def _vector(*arrays):
     """Images that a thread copies at once: four where that is 16 bytes at a multiple of 16, or one."""
-    return 4 if arrays[0].shape[-1] % 4 == 0 and all(launch.address(array) % 16 == 0 for array in arrays) else 1
+    return 4 if arrays[0].shape[-1] % 4 == 0 and all(memory.address(array) % 16 == 0 for array in arrays) else 1

@@ -8,7 +8,9 @@ with v = w, or crop − 1 − w where mirror[n]: the mean image's own crop subtr
 """
 import numpy as np
 
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty
+from cpnet.gpu.platform import on_gpu
 
 TILE, ROWS = 32, 8  # a GPU block: tiles of 32 columns by 32 images, by 32 × 8 threads
 

@@ -8,7 +8,9 @@ is resumed, or placed on other devices, drops the same ones, and no generator's 
 import numpy as np
 
 from cpnet.arrays import chunks, parallel
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty
+from cpnet.gpu.platform import on_gpu
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85

@@ -5,7 +5,8 @@ On a GPU that is a convolution over one pixel, by the same kernels, so that no l
 import numpy as np
 
 from cpnet.arrays import chunks, parallel
-from cpnet.launch import empty, on_gpu
+from cpnet.gpu.memory import empty
+from cpnet.gpu.platform import on_gpu
 from cpnet.ops import conv_launch
 
 PARTS = 8  # tasks that a matrix product is cut into, by rows of its result

@@ -8,7 +8,9 @@ on the CPU a net runs the two operations one after the other (`network.py`), whi
 """
 import numpy as np
 
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty
+from cpnet.gpu.platform import on_gpu
 from cpnet.ops import lrn, pool
 
 IMAGES, TILE = 32, 2  # a GPU block's: images, and windows along both axes

@@ -7,7 +7,9 @@ distances the lower index comes first, and the nearest of several blocks are the
 import numpy as np
 
 from cpnet.arrays import scratch
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty
+from cpnet.gpu.platform import on_gpu
 from cpnet.ops.conv_launch import product_of_rows
 
 THREADS = 256  # a GPU block's

@@ -5,7 +5,9 @@ before the exponential, and the logarithm is taken of the sum, not of a probabil
 """
 import numpy as np
 
-from cpnet.launch import blocks, empty, expect, launch, on_gpu, to_host
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty, to_host
+from cpnet.gpu.platform import on_gpu
 
 IMAGES, ROWS = 8, 32  # a GPU block's threads: images, and as many rows of classes
 

@@ -1,7 +1,9 @@
 """Half of the squared error, summed over the features: what an auto-encoder minimizes (section 6.1)."""
 import numpy as np
 
-from cpnet.launch import blocks, empty, expect, launch, on_gpu
+from cpnet.gpu.kernels import blocks, expect, launch
+from cpnet.gpu.memory import empty
+from cpnet.gpu.platform import on_gpu
 
 IMAGES, ROWS = 8, 32  # a GPU block's threads: images, and as many rows of features
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cpnet.checkpoint import Checkpoint, save, write_atomically
 from cpnet.errors import CpnetError
-from cpnet.launch import to_host
+from cpnet.gpu.memory import to_host
 from cpnet.layers import Layer, Linear, Pass, Tanh
 from cpnet.nets import Table
 from cpnet.network import Network

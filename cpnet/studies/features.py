@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
-from cpnet.feed import Feed
-from cpnet.launch import to_host
+from cpnet.gpu.feed import Feed
+from cpnet.gpu.memory import to_host
 from cpnet.layers import Dropout, Linear, Pass
 from data.store.dataset import Dataset
 from data.store.part import write_all

@@ -7,8 +7,10 @@ done by a GPU.
 import numpy as np
 
 from cpnet.arrays import chunks, parallel
-from cpnet.columns import Device
-from cpnet.launch import GRID, on_gpu, to_host
+from cpnet.gpu.devices import Device
+from cpnet.gpu.kernels import GRID
+from cpnet.gpu.memory import to_host
+from cpnet.gpu.platform import on_gpu
 from cpnet.ops.nearest import euclidean_keys, hamming_keys, smallest, square_sums
 from cpnet.studies.features import ahead
 

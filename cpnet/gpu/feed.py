@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from cpnet import launch
+from cpnet.gpu import memory, platform
 from cpnet.ops import crops
 from data.loading.loader import Batch, Loader
 from data.loading.packed import unpack
@@ -35,9 +35,9 @@ class Feed:
     """
 
     def __init__(self, network, dataset, split, **options):
-        self.network, self.mean, self.on_gpu = network, dataset.mean, launch.on_gpu(network.values[0])
+        self.network, self.mean, self.on_gpu = network, dataset.mean, platform.on_gpu(network.values[0])
         if self.on_gpu:
-            options |= {"raw": True, "allocate": lambda shape, dtype: launch.pinned(network.values[0], *shape)}
+            options |= {"raw": True, "allocate": lambda shape, dtype: memory.pinned(network.values[0], *shape)}
         self.loader = Loader(dataset, split, crop=network.table.image[1], dtype=network.dtype, **options)
         self.threads = options.get("threads", 1)
         self.lanes = {}  # device: its lane
@@ -114,25 +114,25 @@ class Lane:
         self.bytes = [part.buffer(f"bytes {turn}", batch.memory.shape, np.uint8) for turn in (0, 1)]
         self.mean = part.device.put(mean.astype(self.dtype))
         # The memory may have been somebody else's, whose work is not over.
-        self.used = [launch.mark(self.mean)] * 2
+        self.used = [memory.mark(self.mean)] * 2
         self.arrived = None  # the last copy's event
 
     def send(self, batch, turn):
         """Begin to copy a RawBatch to buffer `turn`. Returns the event of its arrival."""
-        self.arrived = launch.upload(self.bytes[turn][:len(batch.memory)], batch.memory, self.used[turn])
+        self.arrived = memory.upload(self.bytes[turn][:len(batch.memory)], batch.memory, self.used[turn])
         return self.arrived
 
     def center(self, sent):
         """The floats (C, crop, crop, V) of a batch, on its arrival; its labels go to `labels`."""
-        launch.follow(self.mean, sent.arrived[self.device])
+        memory.follow(self.mean, sent.arrived[self.device])
         packed = unpack(self.bytes[sent.turn], sent.labels, sent.shape, self.dtype)
         views, channels, crop, _ = sent.shape
         x = self.floats[:prod(sent.shape)].reshape(channels, crop, crop, views)
         crops.center_crops(packed.images, self.mean, packed.top, packed.left, packed.mirror, packed.shift, out=x)
-        launch.copy([(self.labels[:sent.labels], packed.labels)])
-        self.used[sent.turn] = launch.mark(self.mean)
+        memory.copy([(self.labels[:sent.labels], packed.labels)])
+        self.used[sent.turn] = memory.mark(self.mean)
         return x
 
     def wait(self, event):
         """Returns when an event of this device has passed."""
-        launch.wait(self.mean, event)
+        memory.wait(self.mean, event)

@@ -4,14 +4,23 @@ A graph repeats the very same launches: same kernels, same memory, same numbers.
 memory: images and labels in arrays that stay, the step's number (by which dropout draws) in `sums`, the learning rates in
 the update rule's table. A step must allocate nothing and wait for nothing; capturing raises an error if it does.
 """
-from cpnet import launch
 from cpnet.errors import CpnetError
+from cpnet.gpu import memory
+from cpnet.gpu.platform import on_gpu, platform_of
 from cpnet.step import Step
+
+
+def capture(like, work):
+    """What `work()` launches on the GPU of `like`, not run but recorded: an object whose `launch()` runs all of it.
+
+    Raises an error for what cannot be repeated so: a copy to or from the host, an allocation.
+    """
+    return platform_of(like).capture(work)
 
 
 def check(network, wanted=True):
     """Raises CpnetError where graphs are wanted and cannot be had."""
-    if wanted and (len(network.devices) > 1 or not launch.on_gpu(network.values[0])):
+    if wanted and (len(network.devices) > 1 or not on_gpu(network.values[0])):
         raise CpnetError("--graph needs a net on one GPU: choose --devices 0, or --no-graph")
 
 
@@ -40,7 +49,7 @@ class GraphStep(Step):
             self.graphs[name] = None
             return
         if self.graphs[name] is None:
-            self.graphs[name] = launch.capture(self.sums, work)
+            self.graphs[name] = capture(self.sums, work)
             self.kept = [array for parts in self.network.parts for array in parts[0].buffers()]
         self.graphs[name].launch()
 
@@ -52,8 +61,8 @@ class GraphStep(Step):
         fixed = self.inputs[name]
         if values.shape != fixed.shape:
             raise ValueError(f"a graph of {name} {fixed.shape}, not {values.shape}")
-        if not launch.on_gpu(values):
-            launch.assign(fixed, values)
-        elif launch.address(values) != launch.address(fixed):
-            launch.copy([(fixed, values)])
+        if not on_gpu(values):
+            memory.assign(fixed, values)
+        elif memory.address(values) != memory.address(fixed):
+            memory.copy([(fixed, values)])
         return fixed

@@ -1,4 +1,4 @@
-"""The platform of GPUs, cpnet/cupy_gpus.py: what it asks of CUDA, and what a person reads where it cannot be had."""
+"""The platform of GPUs, cpnet/gpu/nvidia.py: what it asks of CUDA, and what a person reads where it cannot be had."""
 import gc
 import json
 import os
@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import run as command_line
-from cpnet import columns, cupy_gpus, launch
 from cpnet.errors import CpnetError
-from cpnet.graph import GraphStep
+from cpnet.gpu import devices, nvidia, platform
+from cpnet.gpu.graph import GraphStep
 from cpnet.network import Network
 from cpnet.step import Step
 from data.store.dataset import Dataset
@@ -59,21 +59,21 @@ def test_without_a_gpu_that_can_be_used_the_cpu_is(squares, tmp_path, settings, 
 
 
 def test_without_a_driver_cupy_is_not_imported(monkeypatch):
-    monkeypatch.setattr(cupy_gpus.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
-    assert columns.choose(2) == ("cpu", "")
-    launch.gpus.cache_clear()
+    monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    assert devices.best(2) == ("cpu", "")
+    monkeypatch.setattr(devices, "gpus", platform.gpus.__wrapped__)  # which looks again
     with pytest.raises(CpnetError, match="^--devices 0: there is no GPU here, or NVIDIA's driver is not installed$"):
-        columns.devices("0", 2)
+        devices.named("0", 2)
 
 
 def test_without_cupy_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(launch, "driver_installed", lambda: True)
-    monkeypatch.setattr(columns, "driver_installed", lambda: True)
+    for module in devices, platform:
+        monkeypatch.setattr(module, "driver_installed", lambda: True)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    launch.gpus.cache_clear()
+    monkeypatch.setattr(devices, "gpus", platform.gpus.__wrapped__)  # which looks again
     with pytest.raises(CpnetError, match=r"^--devices 0: CuPy cannot be used \(.*\): pip install -r requirements.txt$"):
-        columns.devices("0", 2)
-    text, line = columns.choose(2)
+        devices.named("0", 2)
+    text, line = devices.best(2)
     assert text == "cpu" and line.startswith("on the CPU: CuPy cannot be used (") and "\n" not in line
 
 
@@ -81,20 +81,21 @@ def test_without_headers_one_line_says_what_to_install(monkeypatch):
     gpus("0")
     monkeypatch.setattr("cuda.pathfinder.find_nvidia_header_directory", lambda name: None)
     with pytest.raises(CpnetError, match="^CUDA's headers are not installed: pip install -r requirements.txt$"):
-        cupy_gpus.Cupy()
+        nvidia.Cupy()
 
 
 def test_a_card_that_is_too_old_for_the_compiler(monkeypatch):
-    platform = launch.gpus() if gpus("0") else None
-    assert platform.unfit(0) == ""
-    monkeypatch.setattr(platform, "nvrtc", type("Newer", (), {"getSupportedArchs": staticmethod(lambda: (990, 1000))}))
-    assert "is of compute capability" in platform.unfit(0) and "begins at 99.0: use the CPU" in platform.unfit(0)
+    gpus("0")
+    there = platform.gpus()
+    assert there.unfit(0) == ""
+    monkeypatch.setattr(there, "nvrtc", type("Newer", (), {"getSupportedArchs": staticmethod(lambda: (990, 1000))}))
+    assert "is of compute capability" in there.unfit(0) and "begins at 99.0: use the CPU" in there.unfit(0)
 
 
 def test_memory_that_runs_out_is_one_line():
     """Asked of CUDA itself."""
     device = gpus("0")[0]
-    free = launch.gpus().free()
+    free = platform.gpus().free()
     with pytest.raises(CpnetError, match=r"^out of GPU memory: asked for [\d,]+ MiB, [\d,]+ MiB are free; a batch of \d+ "):
         device.empty((free // 1024, 1024), np.float32)
 
@@ -124,7 +125,7 @@ def pinned_and_device(number):
     """Bytes of pinned memory and of the GPU's that are allocated."""
     if SOFT:
         return softcuda.pinned_bytes(), softcuda.device_bytes(number)
-    cupy = launch.gpus().cupy
+    cupy = platform.gpus().cupy
     return cupy.get_default_pinned_memory_pool().n_free_blocks(), cupy.get_default_memory_pool().total_bytes()
 
 

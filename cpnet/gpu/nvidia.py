@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through CuPy: the platform behind launch.py. The only file that imports CuPy.
+"""NVIDIA's GPUs through CuPy: the Platform of platform.py, which says what each method is for. The only file that imports CuPy.
 
 A thread of the CPU has a *current* device, GPU 0 at first, and whatever it asks of CUDA makes a context on that one: some
 hundred MB of its memory. So a thread makes a device current before it asks for anything, and never another in passing, as
@@ -7,7 +7,7 @@ CuPy's `with Device(1):` does, which ends by making GPU 0 current.
 import ctypes
 import sys
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def driver_installed():
 
 
 class Cupy:
-    """The methods that launch.py calls, each on the current device but where it is given one."""
+    """The GPUs of this machine, by number."""
 
     def __init__(self):
         """Raises CpnetError where CuPy, or a library that it needs, is not installed."""
@@ -114,18 +114,14 @@ class Cupy:
         """Where an array begins, in bytes."""
         return array.data.ptr
 
-    def on(self, device):
-        """Makes `device` this thread's current one, which it stays until the next call. A context, for the reader's sake.
-
-        Raises CpnetError for a GPU that cannot be had.
-        """
+    def use(self, device):
+        """See Platform.use. Raises CpnetError for a GPU that cannot be had."""
         if not hasattr(self.thread, "begun") or self.runtime.getDevice() != device:
             try:
                 self.runtime.setDevice(device)
             except self.runtime.CUDARuntimeError as error:
                 raise CpnetError(f"GPU {device} cannot be used ({error}); another program may have it to itself") from None
             self.thread.begun = True
-        return nullcontext()
 
     # Kernels
 
@@ -164,24 +160,24 @@ class Cupy:
         return self.runtime.memGetInfo()[0] + self.cupy.get_default_memory_pool().free_bytes()
 
     def pinned(self, size):
-        """See `launch.pinned`."""
+        """See Platform.pinned."""
         memory = self.cupy.cuda.alloc_pinned_memory(size)
         return np.ndarray((size,), np.uint8, memory)
 
     # Copies
 
     def to_host(self, array):
-        """See `launch.to_host`; `array` is the current device's."""
+        """See Platform.to_host."""
         return self.cupy.asnumpy(array)
 
     def assign(self, array, values):
-        """See `launch.assign`; `array` is the current device's."""
+        """See Platform.assign."""
         array.set(values)
         # CUDA reads pageable memory before it returns, but pinned memory later: `values` may be written over after this.
         self._current().synchronize()
 
     def copy(self, pairs):
-        """See `launch.copy`. A copy to another device runs on a stream of its own, which belongs to the receiver, so that
+        """See Platform.copy. A copy to another device runs on a stream of its own, which belongs to the receiver, so that
         copies in both directions overlap. It begins when both devices have done what they were given before (the source is
         complete, the old content no longer needed), and both go on after it (the content is there, the source is free).
         """
@@ -189,26 +185,26 @@ class Cupy:
         crossing = dict.fromkeys(device for place in places if place[0] != place[1] for device in place)
         ready, done = {}, []
         for device in crossing:
-            with self.on(device):
-                ready[device] = self._record(self._current())
+            self.use(device)
+            ready[device] = self._record(self._current())
         for (to, source), (device, origin) in zip(pairs, places, strict=True):
             if device == origin:
-                with self.on(device):
-                    self.runtime.memcpyAsync(to.data.ptr, source.data.ptr, to.nbytes, self.runtime.memcpyDeviceToDevice,
-                                             self._current().ptr)
+                self.use(device)
+                self.runtime.memcpyAsync(to.data.ptr, source.data.ptr, to.nbytes, self.runtime.memcpyDeviceToDevice,
+                                         self._current().ptr)
                 continue
             self._let_reach(device, origin)
             self._let_reach(origin, device)
-            with self.on(device):
-                stream = self._stream(self.copy_streams, device)
-                stream.wait_event(ready[device])
-                stream.wait_event(ready[origin])
-                self.runtime.memcpyPeerAsync(to.data.ptr, device, source.data.ptr, origin, to.nbytes, stream.ptr)
-                done.append(((device, origin), self._record(stream)))
+            self.use(device)
+            stream = self._stream(self.copy_streams, device)
+            stream.wait_event(ready[device])
+            stream.wait_event(ready[origin])
+            self.runtime.memcpyPeerAsync(to.data.ptr, device, source.data.ptr, origin, to.nbytes, stream.ptr)
+            done.append(((device, origin), self._record(stream)))
         for place, event in done:
             for device in place:
-                with self.on(device):
-                    self._current().wait_event(event)
+                self.use(device)
+                self._current().wait_event(event)
 
     def _let_reach(self, device, peer):
         """Let `device` access the memory of `peer`, where it can; elsewhere the driver stages copies in pinned memory."""
@@ -216,15 +212,15 @@ class Cupy:
             return
         self.reached.add((device, peer))
         if self.reaches(device, peer):
-            with self.on(device):
-                try:
-                    self.runtime.deviceEnablePeerAccess(peer)
-                except self.runtime.CUDARuntimeError as error:
-                    if error.status != PEER_ACCESS_ENABLED:
-                        raise
+            self.use(device)
+            try:
+                self.runtime.deviceEnablePeerAccess(peer)
+            except self.runtime.CUDARuntimeError as error:
+                if error.status != PEER_ACCESS_ENABLED:
+                    raise
 
     def upload(self, array, values, after):
-        """See `launch.upload`; `array` is the current device's."""
+        """See Platform.upload."""
         stream = self._stream(self.upload_streams, self.device(array))
         stream.wait_event(after)
         self.runtime.memcpyAsync(array.data.ptr, values.ctypes.data, values.nbytes, self.runtime.memcpyHostToDevice, stream.ptr)
@@ -241,7 +237,7 @@ class Cupy:
         self._current().wait_event(event)
 
     def wait(self, event):
-        """See `launch.wait`. The interpreter lock is free meanwhile."""
+        """See Platform.wait. The interpreter lock is free meanwhile."""
         event.synchronize()
 
     def _current(self):
@@ -267,5 +263,5 @@ class Graph:
 
     def launch(self):
         """Run all of it in its device's own stream, whichever device is the current one."""
-        with self.platform.on(self.device):
-            self.graph.launch()
+        self.platform.use(self.device)
+        self.graph.launch()
