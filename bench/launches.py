@@ -2,7 +2,7 @@
 
 Bytes: each array read once and written once, as the kernel's text declares them (a `const` pointer is read, another written).
 Operations: of matrix products and convolutions, a multiplication and an addition each, taps in the padding left out; 0 for
-kernels that only pass over memory. Recorded on any platform of cpnet.launch: a GPU's, or `Shapes`, on which nothing runs.
+kernels that only pass over memory. Recorded on any platform of cpnet.gpu: a GPU's, or `Shapes`, on which nothing runs.
 """
 import functools
 import re

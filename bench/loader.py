@@ -140,7 +140,7 @@ def gpu_path(data, rounds, options):
 def slowed_step(data, net, batch, steps, rounds):
     """By which share of its time a training step on the CPU is slowed when a loader feeds it; its seconds without."""
     from cpnet import nets
-    from cpnet.columns import devices
+    from cpnet.gpu.devices import named
     from cpnet.layers import Pass
     from cpnet.network import Network
 

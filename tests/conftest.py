@@ -151,8 +151,8 @@ def spoiled_scratch(monkeypatch):
         array.reshape(-1).view(np.uint8)[...] = 255
         return array
 
-    for _, name, _ in pkgutil.iter_modules(ops.__path__):
-        module = importlib.import_module(f"cpnet.ops.{name}")
+    for _, name, _ in pkgutil.walk_packages(ops.__path__, "cpnet.ops."):
+        module = importlib.import_module(name)
         if hasattr(module, "scratch"):
             monkeypatch.setattr(module, "scratch", spoiled)
 

@@ -9,7 +9,7 @@ from bench import kernels, launches
 from cpnet import nets
 from cpnet.gpu.platform import _platforms
 from cpnet.network import Network
-from cpnet.ops import conv_passes
+from cpnet.ops.conv import passes
 from cpnet.step import Step
 from cpnet.summary import totals
 from tests import cuemu, device
@@ -58,7 +58,7 @@ def test_bytes(alexnet):
     pooled = 4 * 96 * 27 * 27 * 128  # and a byte for each winner
     assert total(alexnet, "bytes", kernel="lrn_pool_forward", layer="conv1 pool") == maps + pooled * 5 // 4
     assert total(alexnet, "bytes", kernel="lrn_pool_backward", layer="conv1 pool") == 2 * maps + pooled * 5 // 4
-    sums = 4 * conv_passes.BIAS_BLOCKS  # at most
+    sums = 4 * passes.BIAS_BLOCKS  # at most
     assert maps < total(alexnet, "bytes", kernel="conv_bias_gradient", layer="conv1") <= maps + sums  # only read: it is masked
     unfused = kernels.record_step(None, 128, fuse_pools=False)[0]
     assert total(unfused, "bytes", kernel="lrn_forward", layer="conv1 lrn") == 2 * maps

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cpnet.gpu import memory
-from cpnet.ops import conv, conv_launch, conv_passes
+from cpnet.ops import conv
+from cpnet.ops.conv import launches, passes
 from tests import cuemu, mutants
 from tests.conftest import CuemuBackend
 from tests.test_conv import Case
@@ -58,14 +59,14 @@ class Comparison:
         self.errors[kernel] = error(result, expected)
         assert self.errors[kernel] <= ALLOWED[self.dtype], f"{kernel}, {self.case}: an error of {self.errors[kernel]:.1e}"
 
-    def conv(self):
+    def plain(self):
         (x, w, b, d_y), (host_x, host_w, host_b, host_d_y), options = self.device, self.host, self.case.options()
         self.check("conv_forward", conv.conv_forward(x, w, b, **options), conv.conv_forward(host_x, host_w, host_b, **options))
         d_w, ignored = np.empty_like(host_w), self.backend.empty(w.shape, self.dtype)
         d_x = conv.conv_backward(host_d_y, host_x, host_w, d_w, **options)
         self.check("conv_input_gradient", conv.conv_backward(d_y, x, w, ignored, **options), d_x)
 
-    def conv_weights(self):
+    def plain_weights(self):
         (x, w, b, d_y), (host_x, host_w, host_b, host_d_y), options = self.device, self.host, self.case.options()
         results = [self.backend.empty(array.shape, self.dtype) for array in (w, b)]
         expected = [np.empty_like(array) for array in (host_w, host_b)]
@@ -77,8 +78,8 @@ class Comparison:
 
 def compare(case, dtype, **options):
     comparison = Comparison(case, dtype, **options)
-    comparison.conv()
-    comparison.conv_weights()
+    comparison.plain()
+    comparison.plain_weights()
     return comparison.errors
 
 
@@ -92,8 +93,8 @@ def test_the_paper_s_layers(layer, images, dtype):
 @pytest.mark.parametrize("rows, columns", TILES)
 def test_tiles(monkeypatch, rows, columns):
     """Each just overfull in both directions, so that there are four, the last of them nearly empty."""
-    monkeypatch.setattr(conv_launch, "HEIGHTS", (rows,))
-    monkeypatch.setattr(conv_launch, "WIDTHS", {columns: conv_launch.WIDTHS[columns]})
+    monkeypatch.setattr(launches, "HEIGHTS", (rows,))
+    monkeypatch.setattr(launches, "WIDTHS", {columns: launches.WIDTHS[columns]})
     compare(Case((columns // 9 + 1, 3, 3, columns + 4), (rows + 3, 3, 3)), "float32")
     compare(Case((rows + 1, 1, 1, columns + 3), (2, 1, 1)), "float32")
 
@@ -128,30 +129,30 @@ def test_fully_connected(inputs, outputs, images, dtype):
 @pytest.mark.parametrize("case", [Case((6, 4, 3, 5), (4, 3, 2), pad=(1, 1), groups=2), Case((40, 1, 1, 3), (9, 1, 1)),
                                   Case((4, 5, 5, 4), (10, 3, 3), stride=2)], ids=str)
 def test_parts_of_forward_and_of_the_input_gradient(monkeypatch, case, dtype):
-    monkeypatch.setattr(conv_passes, "SPLIT_TERMS", 5)  # uneven ones, and more of them than some blocks have steps
+    monkeypatch.setattr(passes, "SPLIT_TERMS", 5)  # uneven ones, and more of them than some blocks have steps
     compare(case, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parts_of_the_weight_gradient(monkeypatch, dtype):
-    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)  # more parts than some taps have pixels
+    monkeypatch.setattr(launches, "PART_TERMS", 24)  # more parts than some taps have pixels
     compare(Case((3, 5, 4, 9), (4, 3, 3), pad=(1, 1)), dtype)
     compare(Case((2, 3, 3, 30), (4, 3, 3), pad=(4, 4), stride=3), dtype)
 
 
 def test_the_number_of_parts_is_the_shape_s(monkeypatch):
     shapes = []
-    monkeypatch.setattr(conv_launch, "launch", lambda file, name, grid, *_, **__: shapes.append((name, grid)))
-    monkeypatch.setattr(conv_launch, "workspace", lambda *_: None)
-    monkeypatch.setattr(conv_launch, "sum_parts", lambda *_: None)
-    monkeypatch.setattr(conv_launch.conv_tensor, "weights", lambda *_: None)
+    monkeypatch.setattr(launches, "launch", lambda file, name, grid, *_, **__: shapes.append((name, grid)))
+    monkeypatch.setattr(launches, "workspace", lambda *_: None)
+    monkeypatch.setattr(launches, "sum_parts", lambda *_: None)
+    monkeypatch.setattr(launches.tensor, "weights", lambda *_: None)
     for case, grid in [(Case((3, 224, 224, 128), (96, 11, 11), 4, (0, 3)), (3, 170, 1)),
                        (Case((96, 27, 27, 128), (256, 5, 5), pad=(2, 2), groups=2), (10, 25, 2)),
                        (Case((256, 13, 13, 128), (384, 3, 3), pad=(1, 1)), (54, 9, 1))]:
         w_shape = (case.w[0], case.x[0] // case.groups, *case.w[1:])
         shape = conv.conv_shape(case.x, w_shape, case.stride, case.pad)
         x, d_w, d_y = (np.broadcast_to(np.float32(0), shape) for shape in (case.x, w_shape, shape))
-        conv_launch.weight_gradient(d_y, x, d_w, (), case.groups)
+        launches.weight_gradient(d_y, x, d_w, (), case.groups)
         assert shapes[-1] == ("conv_weight_parts", grid)
 
 
@@ -161,35 +162,35 @@ def test_the_number_of_parts_is_the_shape_s(monkeypatch):
 def test_few_blocks_share_out_their_sums(monkeypatch, grid, terms, parts):
     """fc6 and fc8 at a batch of 128 among them; no convolution of the paper's net then."""
     found = []
-    monkeypatch.setattr(conv_passes, "workspace", lambda name, shape, dtype, like: np.zeros(shape, dtype))
-    monkeypatch.setattr(conv_passes, "sum_parts", lambda sums, *_: found.append(len(sums)))
+    monkeypatch.setattr(passes, "workspace", lambda name, shape, dtype, like: np.zeros(shape, dtype))
+    monkeypatch.setattr(passes, "sum_parts", lambda sums, *_: found.append(len(sums)))
     result = np.zeros((2, 1, 1, 3))
 
     def product(grid, out, bias, relu):
         found.append((grid, out is result, bias, relu))
 
-    conv_passes.in_parts(result, grid, terms, product, 5, True)
+    passes.in_parts(result, grid, terms, product, 5, True)
     assert found == ([(grid, True, 5, True)] if parts == 1 else [((*grid[:2], grid[2] * parts), False, None, False), parts])
 
 
 def test_sizes_beyond_31_bits():
     with pytest.raises(ValueError, match=r"x \(3, 30000, 30000\) is too large"):
-        conv_launch._sizes((3, 30000, 30000, 1), (1, 3, 3, 3), (1, 9, 9, 1), 1, (0, 0), 1)
+        launches._sizes((3, 30000, 30000, 1), (1, 3, 3, 3), (1, 9, 9, 1), 1, (0, 0), 1)
 
 
 # Mutants
 
 CASES = {
-    "conv": [Case((3, 5, 4, 3), (49, 2, 3), pad=(1, 0)),
+    "plain": [Case((3, 5, 4, 3), (49, 2, 3), pad=(1, 0)),
              Case((98, 3, 4, 36), (2, 2, 2), stride=2, pad=(0, 1), groups=2),
              Case((1, 2, 2, 1), (1, 2, 2), pad=(3, 3))],
-    "conv_weights": [Case((6, 4, 5, 3), (49, 3, 3), pad=(1, 1)), Case((2, 3, 3, 8), (3, 2, 2)),
+    "plain_weights": [Case((6, 4, 5, 3), (49, 3, 3), pad=(1, 1)), Case((2, 3, 3, 8), (3, 2, 2)),
                      Case((4, 5, 4, 36), (4, 2, 2), stride=2, pad=(0, 1), groups=2)],
 }
 
 # Edits by hand of what mutate.py leaves alone: what to replace, and by what.
 EDITS = {
-    "conv": [
+    "plain": [
         ("const int top = p * stride - before, first = max(0, -top)", "const int top = p * stride - before, first = 0"),
         ("end = min(window, size - top)", "end = window"),
         ("p * stride - before", "p * stride - before + 1"),
@@ -208,7 +209,7 @@ EDITS = {
         ("N % 4 == 0 && (size_t)array % 16 == 0", "N % 4 == 0"),
         ("N % 4 == 0 && (size_t)array % 16 == 0", "(size_t)array % 16 == 0"),
     ],
-    "conv_weights": [
+    "plain_weights": [
         ("const int buffer = step % 2", "const int buffer = 0"),
         ("max(0, before - r_max + stride - 1) / stride, q", "max(0, before - r_max + stride - 1) / stride + 1, q"),
         ("min(P, max(0,", "max(0, max(0,"),
@@ -221,22 +222,22 @@ EDITS = {
 }
 
 # Mutants that do nothing wrong: this one stores into the last, unused numbers of a tile's row.
-SAME = {"conv": [], "conv_weights": ["weakened row + i * ROWS < BN to row + i * ROWS <= BN"]}
+SAME = {"plain": [], "plain_weights": ["weakened row + i * ROWS < BN to row + i * ROWS <= BN"]}
 
 
 def noticed(name):
-    """[(mutant, what notices it)] of a file; conv_tile.cuh's with the first."""
+    """[(mutant, what notices it)] of a file; tile.cuh's with the first."""
     def compare(patch):
-        patch.setattr(conv_launch, "PART_TERMS", 24)
+        patch.setattr(launches, "PART_TERMS", 24)
         for macro, value in TINY.items():
-            patch.setattr(conv_launch, macro, value)
+            patch.setattr(launches, macro, value)
         for terms in 256, 20:  # without parts of forward and input gradient, and with
-            patch.setattr(conv_passes, "SPLIT_TERMS", terms)
+            patch.setattr(passes, "SPLIT_TERMS", terms)
             for case in CASES[name][:None if terms == 256 else 2]:
                 getattr(Comparison(case, "float32"), name)()
         getattr(Comparison(Case((2, 3, 3, 4), (2, 2, 2)), "float32", odd_place=True), name)()
 
-    path, included = FOLDER / f"{name}.cu", ["conv_tile.cuh", "conv_share.cuh"] if name == "conv" else []
+    path, included = FOLDER / f"{name}.cu", ["tile.cuh", "share.cuh"] if name == "plain" else []
     return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare)
 
 

@@ -14,7 +14,8 @@ from cpnet.gpu import kernels, memory, precision, source
 from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
-from cpnet.ops import conv, conv_launch, conv_passes, conv_tensor
+from cpnet.ops import conv
+from cpnet.ops.conv import launches, passes, tensor
 from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
 from tests.test_conv import Case
@@ -43,7 +44,7 @@ def launched(monkeypatch):
             names.append((name, options["defines"]))
         return original(file, name, *arguments, **options)
 
-    for module in kernels, conv_launch, conv_passes:
+    for module in kernels, launches, passes:
         monkeypatch.setattr(module, "launch", noted)
     return names
 
@@ -114,8 +115,8 @@ def test_many_terms():
 def test_tiles(monkeypatch, launched, math, rows):
     """Those of alexnet, each just overfull, so that there are several, the last of them nearly empty."""
     for table in "TILES", "WEIGHT_TILES":
-        monkeypatch.setitem(getattr(conv_tensor, table), math, {rows: getattr(conv_tensor, table)[math][rows]})
-    columns = conv_tensor.WEIGHT_TILES[math][rows][0]
+        monkeypatch.setitem(getattr(tensor, table), math, {rows: getattr(tensor, table)[math][rows]})
+    columns = tensor.WEIGHT_TILES[math][rows][0]
     compare(Case((columns // 4 + 1, 2, 5, 4), (rows + 3, 2, 2)), math)
     assert {defines["ROWS"] for _, defines in launched} == {rows}
 
@@ -130,7 +131,7 @@ def test_tiles(monkeypatch, launched, math, rows):
     Case((2, 9, 8, 2), (3, 2, 2), stride=4),  # pixels that no window sees
 ], ids=str)
 def test_ragged_and_odd(monkeypatch, launched, case):
-    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)  # more parts than some taps have pixels
+    monkeypatch.setattr(launches, "PART_TERMS", 24)  # more parts than some taps have pixels
     compare(case)
     assert "conv_weight_parts" not in dict(launched)
 
@@ -148,14 +149,14 @@ def test_fully_connected(launched, inputs, outputs, images, math):
 @pytest.mark.parametrize("case", [Case((6, 4, 3, 5), (4, 3, 2), pad=(1, 1), groups=2), Case((40, 1, 1, 3), (9, 1, 1)),
                                   Case((16, 5, 5, 4), (10, 3, 3), stride=2)], ids=str)
 def test_parts_of_forward_and_of_the_input_gradient(monkeypatch, case, math, relu):
-    monkeypatch.setattr(conv_passes, "SPLIT_TERMS", 5)  # uneven ones, and more of them than some blocks have stages
+    monkeypatch.setattr(passes, "SPLIT_TERMS", 5)  # uneven ones, and more of them than some blocks have stages
     compare(case, math, relu=relu)
 
 
 def test_the_same_bits_in_any_order_of_threads(monkeypatch):
     monkeypatch.setattr(device, "SEEDS", (0, 1, 2))  # which device.py compares
-    monkeypatch.setattr(conv_launch, "PART_TERMS", 24)
-    monkeypatch.setattr(conv_passes, "SPLIT_TERMS", 20)
+    monkeypatch.setattr(launches, "PART_TERMS", 24)
+    monkeypatch.setattr(passes, "SPLIT_TERMS", 20)
     compare(Case((6, 5, 4, 10), (10, 3, 3), pad=(1, 1), groups=2))
     compare(Case((3, 9, 7, 8), (4, 3, 3), stride=2, pad=(0, 1)), "tf32")
 
@@ -235,13 +236,13 @@ def test_no_bank_is_met_twice():
     lanes = np.arange(32)
     g, t = lanes // 4, lanes % 4
     for math in precision.MATH:
-        for rows, (columns, *_) in conv_tensor.TILES[math].items():
+        for rows, (columns, *_) in tensor.TILES[math].items():
             assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (columns + 8) + g, 1) == 1
-    text = source.text(FOLDER / "conv_weights_tensor.cu")
+    text = source.text(FOLDER / "tensor_weights.cu")
     probe = 'extern "C" __global__ void probe(int* to, int k) { int l = threadIdx.x; to[l] = at(l % 16, k + l / 16 * 4); }'
     macros = {"ROWS": 32, "COLUMNS": 32, "TM": 32, "TN": 32, "STAGES": 2, "VECTOR": 4, "SPLIT": 1}
     kernel = cuemu.RawModule(code=text + probe, options=[f"-D{name}={value}" for name, value in macros.items()])
-    for k in range(0, conv_tensor.WEIGHT_DEPTH, 8):
+    for k in range(0, tensor.WEIGHT_DEPTH, 8):
         words = np.zeros(32, np.int32)
         kernel.get_function("probe")((1,), (32,), (words, np.int32(k)))
         assert turns(words, 4) == 4
@@ -256,18 +257,18 @@ def turns(words, width):
 # Mutants
 
 CASES = {  # for a kernel file: cases by arrays of the device; small tiles, so that there are several blocks
-    "conv_tensor": [Case((5, 4, 3, 3), (17, 2, 3), pad=(1, 0)), Case((4, 5, 4, 36), (2, 3, 3), stride=2, pad=(0, 1), groups=2),
+    "tensor": [Case((5, 4, 3, 3), (17, 2, 3), pad=(1, 0)), Case((4, 5, 4, 36), (2, 3, 3), stride=2, pad=(0, 1), groups=2),
                     Case((1, 2, 2, 1), (1, 2, 2), pad=(3, 3)), Case((5, 1, 1, 3), (7, 1, 1))],
-    "conv_weights_tensor": [Case((15, 4, 3, 3), (17, 3, 3), pad=(1, 1)),
+    "tensor_weights": [Case((15, 4, 3, 3), (17, 3, 3), pad=(1, 1)),
                             Case((4, 5, 4, 36), (4, 2, 2), stride=2, pad=(0, 1), groups=2),
                             Case((33, 5, 3, 32), (2, 1, 1), pad=(1, 1))],
-    "conv_passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((2, 9, 9, 60), (2, 1, 1))],
+    "passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((2, 9, 9, 60), (2, 1, 1))],
 }
 TINY = {"TILES": {16: (64, 16, 16)}, "WEIGHT_TILES": {16: (32, 16, 16)}}
 
 # Edits by hand of what mutate.py leaves alone: what to replace, and by what.
 EDITS = {
-    "conv_tensor": [
+    "tensor": [
         ("times % divisor == 0 ? at", "true ? at"),
         ("(k + 4 * h + t) * LEFT_ROW", "(k + 4 * h + t + 1) * LEFT_ROW"),
         ("ring + next % STAGES * SLOT", "ring + stage % STAGES * SLOT"),
@@ -283,13 +284,13 @@ EDITS = {
         ("kind == 1 ? right_small[j] : right_big[j]", "right_big[j]"),
         ("channel * R * S + taps[tap]", "c * R * S + taps[tap]"),
     ],
-    "conv_weights_tensor": [
+    "tensor_weights": [
         ("(i / 4 ^ row % 8)", "(i / 4 ^ row % 16)"),
         ("(N + BK - 1) / BK", "N / BK"),
         ("(part < steps % parts ? 1 : 0)", "0"),
         ("q = share.q_first;", "q = 0;"),
     ],
-    "conv_passes": [
+    "passes": [
         ("part < count", "part < count - 1"),
         ("gridDim.y * THREADS * WIDTH", "gridDim.y * THREADS * WIDTH + 1"),
         ("store(d, d_y, i, count);", ""),
@@ -298,19 +299,19 @@ EDITS = {
 
 
 def noticed(name):
-    """[(mutant, what notices it)] of a file; conv_mma.cuh's with the first."""
+    """[(mutant, what notices it)] of a file; mma.cuh's with the first."""
     def compare_all(patch):
-        patch.setattr(conv_launch, "PART_TERMS", 100)
-        patch.setattr(conv_passes, "BIAS_TERMS", 24)
-        patch.setattr(conv_passes, "BIAS_BLOCKS", 4)
+        patch.setattr(launches, "PART_TERMS", 100)
+        patch.setattr(passes, "BIAS_TERMS", 24)
+        patch.setattr(passes, "BIAS_BLOCKS", 4)
         for table, tile in TINY.items():
-            patch.setitem(getattr(conv_tensor, table), "fp32", tile)
+            patch.setitem(getattr(tensor, table), "fp32", tile)
         for terms in 256, 20:  # without parts of forward and input gradient, and with
-            patch.setattr(conv_passes, "SPLIT_TERMS", terms)
+            patch.setattr(passes, "SPLIT_TERMS", terms)
             for case in CASES[name]:
-                compare(case, relu=name == "conv_passes")
+                compare(case, relu=name == "passes")
 
-    path, included = FOLDER / f"{name}.cu", ["conv_mma.cuh"] if name == "conv_tensor" else []
+    path, included = FOLDER / f"{name}.cu", ["mma.cuh"] if name == "tensor" else []
     return mutants.survey(path, mutants.mutants(path, included, EDITS[name]), compare_all)
 
 

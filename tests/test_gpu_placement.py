@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused():
 
 
 class Found:
-    """What columns.py asks of platform.gpus()."""
+    """What devices.py asks of gpus()."""
 
     def __init__(self, names, together=True):
         self.names, self.together = names, together

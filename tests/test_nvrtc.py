@@ -23,7 +23,7 @@ from tests import device, nvrtc
 
 ARCHITECTURES = 75, 80, 90, 120
 REGISTERS = 64  # at most: four blocks of 256 threads on a multiprocessor; but of these files more
-REGISTERS_OF = {"conv": 255, "lrn_pool": 184}  # a thread's most; 184 in float64, which no speed depends on
+REGISTERS_OF = {"plain": 255, "tensor": 255, "lrn_pool": 184}  # a thread's most; 184 in float64, which no speed depends on
 SHARED = 48 << 10
 MATHS = {90: precision.MATH}  # "fp32" for the others: TF32 takes half a minute to compile
 # What precision.tensor_cores says of each: bytes of shared memory that a block may have, or 0 without tensor cores for TF32.
@@ -190,7 +190,7 @@ def test_kernels_compile_and_fit(dtype, architecture):
 
 def test_every_file_and_kernel_is_compiled():
     rows = [row for architecture in (75, 80) for row in compiled(np.float32, architecture)[0]]  # without tensor cores, and with
-    assert {file for file, *_ in rows} == {path.name for path in Path(ops.__file__).parent.glob("*.cu")}
+    assert {file for file, *_ in rows} == {path.name for path in Path(ops.__file__).parent.rglob("*.cu")}
     launched = {(file, kernel.name) for file, _, kernel, dynamic in rows if dynamic is not None}
     assert launched == {(file, kernel.name) for file, _, kernel, _ in rows}
 
@@ -212,7 +212,7 @@ def test_every_product_of_the_paper_s_net_is_by_tensor_cores(monkeypatch, archit
     device.forget(monkeypatch)
     step(recorder, images, np.float32)
     products = [(code, name, dynamic) for code, name, dynamic in recorder.launches
-                if name.startswith("conv_") and code.partition("#line 1 ")[2].split('"')[1] != "conv_passes.cu"]
+                if name.startswith("conv_") and code.partition("#line 1 ")[2].split('"')[1] != "passes.cu"]
     names = [name for _, name, _ in products]
     assert names.count("conv_product") == 8 + 7 and names.count("conv_weight_parts_tensor") == 8 and len(names) == 23
     for code, name, dynamic in products:
@@ -224,10 +224,10 @@ def test_every_product_of_the_paper_s_net_is_by_tensor_cores(monkeypatch, archit
 @pytest.mark.parametrize("architecture", [80, 90, 120])
 def test_tensor_cores_are_fed_while_they_work(architecture):
     _, ptx = compiled(np.float32, architecture)
-    for file in "conv_tensor.cu", "conv_weights_tensor.cu":
+    for file in "tensor.cu", "tensor_weights.cu":
         for instruction in "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "cp.async.cg.shared.global", "wait_group 1":
             assert instruction in ptx[file]
-    assert "ldmatrix.sync.aligned.m8n8.x4" in ptx["conv_weights_tensor.cu"]
+    assert "ldmatrix.sync.aligned.m8n8.x4" in ptx["tensor_weights.cu"]
     assert not re.search(r"\s(atom|red)\.\S*\.f\d", "".join(ptx.values()))  # sums of floats have a fixed order
 
 

@@ -54,7 +54,7 @@ class GraphStep(Step):
         self.graphs[name].launch()
 
     def _fixed(self, name, values):
-        """The values in the array that the graph reads: the one that cpnet.feed fills, so what comes from there stays."""
+        """The values in the array that the graph reads: the one that feed.py fills, so what comes from there stays."""
         (values,) = values if isinstance(values, list) else [values]
         if name not in self.inputs:
             self.inputs[name] = self.network.parts[0][0].buffer(name, values.shape, values.dtype)

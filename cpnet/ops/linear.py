@@ -7,7 +7,7 @@ import numpy as np
 from cpnet.arrays import chunks, parallel
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
-from cpnet.ops import conv_launch
+from cpnet.ops.conv import launches
 
 PARTS = 8  # tasks that a matrix product is cut into, by rows of its result
 PIXEL = 1, (0, 0), 1  # stride, pad, groups of that convolution
@@ -48,13 +48,13 @@ def linear_backward(d_y, x, w, d_w, d_b, *, input_gradient=True, out=None):
 
 def _linear_forward_gpu(x, w, b, out):
     y = empty((len(w), x.shape[1]), x.dtype, x) if out is None else out
-    conv_launch.forward(_maps(x), _filters(w), b, _maps(y).shape, *PIXEL, relu=False, out=_maps(y))
+    launches.forward(_maps(x), _filters(w), b, _maps(y).shape, *PIXEL, relu=False, out=_maps(y))
     return y
 
 
 def _linear_backward_gpu(d_y, x, w, d_w, d_b, input_gradient, out):
     d_x = out if out is not None or not input_gradient else empty(x.shape, x.dtype, x)
-    conv_launch.backward(_maps(d_y), _maps(x), _filters(w), _filters(d_w), d_b, _maps(d_y).shape, *PIXEL, relu_y=None,
+    launches.backward(_maps(d_y), _maps(x), _filters(w), _filters(d_w), d_b, _maps(d_y).shape, *PIXEL, relu_y=None,
                          input_gradient=input_gradient, out=_maps(d_x) if input_gradient else None)
     return d_x if input_gradient else None
 

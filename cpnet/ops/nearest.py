@@ -10,7 +10,7 @@ from cpnet.arrays import scratch
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
-from cpnet.ops.conv_launch import product_of_rows
+from cpnet.ops.conv.launches import product_of_rows
 
 THREADS = 256  # a GPU block's
 MOST = 4096  # keys that a GPU block can choose, in 32 KiB of shared memory

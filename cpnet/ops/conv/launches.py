@@ -1,21 +1,22 @@
-"""Convolution on GPUs: which kernels compute it, and the launches. conv.py has the formulas, conv_tensor.py the launches of the
-kernels for tensor cores; where those cannot be had, conv.cu and conv_weights.cu have the plain ones, in float32 or float64.
+"""Convolution on GPUs: which kernels compute it, and the launches. definition.py has the formulas, tensor.py the launches of
+the kernels for tensor cores; where those cannot be had, plain.cu and plain_weights.cu have the plain ones, in float32 or
+float64.
 """
 from math import prod
 from pathlib import Path
 
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty, workspace
-from cpnet.ops import conv_tensor
-from cpnet.ops.conv_passes import bias_gradient, in_parts, sum_parts
-from cpnet.ops.conv_tensor import little_padding
+from cpnet.ops.conv import tensor
+from cpnet.ops.conv.passes import bias_gradient, in_parts, sum_parts
+from cpnet.ops.conv.tensor import little_padding
 from cpnet.ops.pointwise import relu_backward, relu_forward
 
 HEIGHTS = 128, 96, 64, 48, 32, 16  # rows of a block's tile (BM)
 WIDTHS = {128: (8, 8), 64: (8, 4), 32: (4, 4)}  # its columns (BN): a thread's rows and columns of it (TM, TN)
 PART_BLOCKS = 512  # of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
 PART_TERMS = 1024  # products that a part at least adds up
-_PRODUCTS, _WEIGHTS = (Path(__file__).with_name(name) for name in ("conv.cu", "conv_weights.cu"))
+_PRODUCTS, _WEIGHTS = (Path(__file__).with_name(name) for name in ("plain.cu", "plain_weights.cu"))
 
 
 def forward(x, w, b, shape, stride, pad, groups, relu, out):
@@ -25,7 +26,7 @@ def forward(x, w, b, shape, stride, pad, groups, relu, out):
     if b is not None:
         expect("conv_forward", w.shape[:1], b=b)
     sizes = _sizes(x.shape, w.shape, shape, stride, pad, groups)
-    if conv_tensor.forward(x, w, b, y, sizes, groups, relu):
+    if tensor.forward(x, w, b, y, sizes, groups, relu):
         return y
     grid, tile = _pixel_grid(len(w) // groups, shape, groups, x.dtype)
 
@@ -53,7 +54,7 @@ def backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_grad
         return None
     d_x = empty(x.shape, x.dtype, x) if out is None else out
     expect("conv_backward", x.shape, out=d_x)
-    if conv_tensor.input_gradient(d_y, w, d_x, sizes, groups):
+    if tensor.input_gradient(d_y, w, d_x, sizes, groups):
         return d_x
     grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
 
@@ -74,7 +75,7 @@ def product_of_rows(a, b, out):
 def weight_gradient(d_y, x, d_w, sizes, groups):
     """Parts of the pixels apart, then their sum in order; one part of a filter of one pixel lies as d_w does."""
     filters, channels, rows, cols = d_w.shape
-    file, kernel, height, width, threads, options = (conv_tensor.weights(x, d_y, d_w, groups) or
+    file, kernel, height, width, threads, options = (tensor.weights(x, d_y, d_w, groups) or
                                                      _plain_weights(d_w.shape, groups, x.dtype))
     tiles = blocks(filters // groups, height) * blocks(channels * rows * cols, width)
     parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
@@ -86,7 +87,7 @@ def weight_gradient(d_y, x, d_w, sizes, groups):
 
 
 def _plain_weights(w_shape, groups, dtype):
-    """As `conv_tensor.weights`, of the plain kernel."""
+    """As `tensor.weights`, of the plain kernel."""
     filters, channels, rows, cols = w_shape
     tile = _tile(filters // groups, channels * rows * cols, dtype)
     return _WEIGHTS, "conv_weight_parts", tile["BM"], tile["BN"], _threads(tile), {"defines": tile}

@@ -1,8 +1,8 @@
 // The convolution's gradient with respect to the weights: the formulas of conv.py, arrays C H W N.
-#include "conv_pixels.cuh"
-#include "conv_tile.cuh"
+#include "pixels.cuh"
+#include "tile.cuh"
 
-// In parts, which conv_sum_parts (conv_passes.cu) adds up:
+// In parts, which conv_sum_parts (passes.cu) adds up:
 //
 //   parts[part, f, tap, c] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]
 //

@@ -19,8 +19,8 @@
 // a thread, for any stride, padding and number of channels. K counts taps within a channel, as weights lie in memory:
 // 8 threads read 8 neighbours of one filter. Where each k of a step lies is worked out by 8 threads, one step ahead,
 // without a division.
-#include "conv_share.cuh"
-#include "conv_tile.cuh"
+#include "share.cuh"
+#include "tile.cuh"
 
 // The taps of one pixel along one axis: elements `first`, `first + step` ... of the filter's window, `count` of them, which
 // read rows (or columns) `at`, `at + move` ... of the source.

@@ -1,4 +1,4 @@
-"""What surrounds a convolution's products on a GPU, one pass over memory each (conv_passes.cu); and in how many parts a product
+"""What surrounds a convolution's products on a GPU, one pass over memory each (passes.cu); and in how many parts a product
 is added up, so that a GPU has blocks enough where results are few: by the shapes alone, never by the card, for the sake of
 the bits.
 """

@@ -2,7 +2,7 @@
 //
 // Columns are (tap, channel), tap by tap, so that most blocks see few taps: pixels where all of those fall into the padding
 // are left out. The others are shared out among the parts of the sum (gridDim.y).
-#include "conv_share.cuh"
+#include "share.cuh"
 
 // What a column reads at p = q = 0: the pixel of x and its row and column, be they in the padding.
 struct Place { int pixel, down, across; };

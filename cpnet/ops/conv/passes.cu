@@ -1,5 +1,5 @@
 // What surrounds the convolution's matrix products: one pass over memory each.
-#include "elementwise.cuh"
+#include "../elementwise.cuh"
 
 #define TILE 32
 

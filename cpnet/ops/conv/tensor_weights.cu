@@ -2,7 +2,7 @@
 //
 //   parts[part, f, tap, c] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]
 //
-// over all images n and the part's share of the pixels (p, q); conv_sum_parts (conv_passes.cu) adds the parts up in order.
+// over all images n and the part's share of the pixels (p, q); conv_sum_parts (passes.cu) adds the parts up in order.
 // As a matrix product: a row for each filter, a column for each (tap, channel), and the sum runs along (p, q, n).
 // A block owns ROWS filters by COLUMNS columns in one part of one group, a warp TM × TN of them. It reads ROWS rows of d_y
 // and COLUMNS of x over the pixels of its part, nearly all from L2, and writes its sums once. A stage of 32 images at one
@@ -13,8 +13,8 @@
 // The parts make blocks enough where filters are few and pixels many (conv1: 96 filters, 363 columns, 3025 pixels); their
 // number goes by the layer's shape, never by the card, for the sake of the bits.
 // Grid: (runs of ROWS filters × runs of COLUMNS columns, parts, groups); C and F are those of one group.
-#include "conv_mma.cuh"
-#include "conv_pixels.cuh"
+#include "mma.cuh"
+#include "pixels.cuh"
 
 #define BK 32
 #define SLOT (BK * (ROWS + COLUMNS))

@@ -1,5 +1,5 @@
 """Convolution's three products on tensor cores, for float32 on GPUs of compute capability 8.0 and newer: which tile, how much
-shared memory, and the launches of conv_tensor.cu and conv_weights_tensor.cu. docs/kernels.md leads through them.
+shared memory, and the launches of tensor.cu and tensor_weights.cu. docs/kernels.md leads through them.
 
 `precision.math()` decides between 3×TF32, as exact as float32, and TF32. Float64 and older GPUs are left to the plain kernels.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from cpnet.gpu import kernels, memory, precision
 from cpnet.gpu.kernels import blocks
-from cpnet.ops.conv_passes import in_parts, pack
+from cpnet.ops.conv.passes import in_parts, pack
 
 # By math and rows of a block's tile: its columns, a warp's rows and columns of it. 3×TF32 keeps a second set of sums, so its
 # warps own fewer results.
@@ -25,11 +25,11 @@ WEIGHT_TILES = {
 }
 FEWEST_IMAGES = 32  # of a block; with fewer in the batch it takes more pixels, but not the more so
 DEPTH, WEIGHT_DEPTH = 16, 32  # k of a stage: BK of the two kernels
-_WEIGHTS = Path(__file__).with_name("conv_weights_tensor.cu")
+_WEIGHTS = Path(__file__).with_name("tensor_weights.cu")
 
 
 def forward(x, w, b, y, sizes, groups, relu):
-    """Assigns y and returns True; False where this is for the plain kernel. `sizes`: see conv_launch.py."""
+    """Assigns y and returns True; False where this is for the plain kernel. `sizes`: see launches.py."""
     C, H, W, _, F, R, S, P, Q, stride, before = sizes
     return _product(x, w, b, y, relu, groups, (C, H, W), (F, P, Q), (R, S), (stride, -before, 1, 1), (groups, F, C * R * S))
 

@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from cpnet.arrays import chunks, parallel, scratch
 from cpnet.gpu.platform import on_gpu
-from cpnet.ops import conv_launch
+from cpnet.ops.conv import launches
 from cpnet.ops.pointwise import relu_backward, relu_forward
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
@@ -50,7 +50,7 @@ def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, relu=False, ou
         raise ValueError(f"filters {w.shape} do not fit {len(x)} channels in {groups} groups")
     shape = conv_shape(x.shape, w.shape, stride, pad)
     if on_gpu(x):
-        return conv_launch.forward(x, w, b, shape, stride, pad, groups, relu, out)
+        return launches.forward(x, w, b, shape, stride, pad, groups, relu, out)
     y = np.empty(shape, x.dtype) if out is None else out
     _correlate(x, w, b, stride, (pad[0], pad[0]), groups, y)
     return relu_forward(y, out=y) if relu else y
@@ -67,7 +67,7 @@ def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, r
     """
     if on_gpu(d_y):
         shape = conv_shape(x.shape, w.shape, stride, pad)
-        return conv_launch.backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_gradient, out)
+        return launches.backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_gradient, out)
     if relu_y is not None:
         relu_backward(d_y, relu_y, out=d_y)
     _weight_gradient(d_y, x, d_w, stride, (pad[0], pad[0]), groups)

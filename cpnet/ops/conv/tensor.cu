@@ -24,8 +24,8 @@
 // that its lanes read fall into 32 different banks.
 // Grid: (runs of PIXELS pixels × runs of IMAGES images, runs of ROWS maps, parts × groups).
 #define COLUMNS (PIXELS * IMAGES)
-#include "conv_mma.cuh"
-#include "conv_share.cuh"
+#include "mma.cuh"
+#include "share.cuh"
 
 #define BK 16
 #define LEFT_ROW (ROWS + 8)

@@ -1,0 +1,15 @@
+"""Convolution, forward and backward.
+
+    definition.py                      the formulas, and how they become matrix products, in NumPy
+    launches.py                        on a GPU: which kernels, and their launches
+    plain.cu, plain_weights.cu         the products by multiply-adds, in float32 or float64; tile.cuh: a block's tiles
+    tensor.py, tensor.cu, tensor_weights.cu
+                                       the products on tensor cores; mma.cuh: the pipeline and the products
+    passes.py, passes.cu               what surrounds the products: packed weights, sums of parts, the bias's gradient
+    pixels.cuh, share.cuh              which pixels, and which share of a sum, a block has
+
+docs/kernels.md leads through them.
+"""
+from cpnet.ops.conv.definition import conv_backward, conv_forward, conv_shape
+
+__all__ = ["conv_backward", "conv_forward", "conv_shape"]
