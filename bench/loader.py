@@ -145,7 +145,7 @@ def slowed_step(data, net, batch, steps, rounds):
     from cpnet.network import Network
 
     crop = nets.crop_size(data.height)
-    network = Network(nets.build(net, (data.channels, crop, crop), len(data.classes)), devices("cpu", 2))
+    network = Network(nets.build(net, (data.channels, crop, crop), len(data.classes)), named("cpu", 2))
 
     def seconds(batches):
         began = time.perf_counter()

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from bench import gpu
 from cpnet import nets
-from cpnet.evaluate import Stopped, check_data
+from cpnet.errors import Stopped
+from cpnet.evaluate import check_data
 from cpnet.gpu.devices import named
 from cpnet.gpu.graph import check
 from cpnet.machine import machine

@@ -7,3 +7,7 @@ class CpnetError(Exception):
 
 class Diverged(CpnetError):
     """A run's loss or weights are not finite any more: its learning rate is too large."""
+
+
+class Stopped(Exception):
+    """Somebody asked the program to stop; what had to be saved is."""

@@ -3,16 +3,12 @@ import numpy as np
 from tqdm import tqdm
 
 from cpnet import nets
-from cpnet.errors import CpnetError
+from cpnet.errors import CpnetError, Stopped
 from cpnet.gpu.feed import Feed
 from cpnet.gpu.memory import to_host
 from cpnet.layers import Pass
 from cpnet.ops import softmax
 from cpnet.scores import scores
-
-
-class Stopped(Exception):
-    """Somebody asked the program to stop."""
 
 
 def check_data(table, dataset):

@@ -20,7 +20,8 @@ from cpnet import layers, nets
 from cpnet.gpu.devices import Device, named
 from cpnet.gpu.memory import to_host
 from cpnet.network import Network
-from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax, squared_error
+from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool, softmax
+from cpnet.studies.ops import squared_error
 
 TOLERANCE = 1e-6
 STEP = 6e-6

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cpnet.checkpoint import Checkpoint, write_atomically
+from cpnet.checkpoint import Checkpoint
 from cpnet.errors import CpnetError
 from cpnet.figures import curves
+from cpnet.files import write_atomically
 from cpnet.machine import machine
 
 LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"

@@ -4,8 +4,8 @@ import io
 import h5py
 import numpy as np
 
-from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
+from cpnet.files import write_atomically
 from cpnet.ops import softmax
 
 FORMAT, VERSION = "cpnet-probabilities", 1

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cpnet import checkpoint
-from cpnet.errors import Diverged
-from cpnet.evaluate import Stopped, evaluate
+from cpnet.errors import Diverged, Stopped
+from cpnet.evaluate import evaluate
 from cpnet.gpu.feed import Feed
 from cpnet.gpu.graph import GraphStep
 from cpnet.gpu.memory import to_host

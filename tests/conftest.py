@@ -7,8 +7,9 @@ import pkgutil
 import numpy as np
 import pytest
 
-from cpnet import arrays, ops
+from cpnet import ops, threads
 from cpnet.gpu import devices, memory
+from cpnet.studies import ops as study_ops
 from data.store.dataset import Dataset
 from tests import cuemu, gpus, softcuda
 from tests.device import DeviceArray
@@ -129,17 +130,17 @@ def torch():
 @pytest.fixture
 def same_bits():
     """A function that runs `run()`, which returns arrays, with 1, 2 and 3 threads, and wants the same bits from each."""
-    before = arrays.threads()
+    before = threads.threads()
 
     def check(run):
         results = []
         for count in 1, 2, 3:
-            arrays.set_threads(count)
+            threads.set_threads(count)
             results.append([np.asarray(array).tobytes() for array in run()])
         assert results[0] == results[1] == results[2]
 
     yield check
-    arrays.set_threads(before)
+    threads.set_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -147,11 +148,12 @@ def spoiled_scratch(monkeypatch):
     """Scratch memory is uninitialised. Here it is full of NaN whenever an operation asks for it."""
 
     def spoiled(*arguments):
-        array = arrays.scratch(*arguments)
+        array = threads.scratch(*arguments)
         array.reshape(-1).view(np.uint8)[...] = 255
         return array
 
-    for _, name, _ in pkgutil.walk_packages(ops.__path__, "cpnet.ops."):
+    found = [*pkgutil.walk_packages(ops.__path__, "cpnet.ops."), *pkgutil.walk_packages(study_ops.__path__, "cpnet.studies.ops.")]
+    for _, name, _ in found:
         module = importlib.import_module(name)
         if hasattr(module, "scratch"):
             monkeypatch.setattr(module, "scratch", spoiled)

@@ -15,10 +15,10 @@ from cpnet.errors import CpnetError
 from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
-from cpnet.ops.squared_error import squared_error_backward, squared_error_forward
 from cpnet.studies import codes, features, neighbours
 from cpnet.studies.codes import Codes, Sign, auto_encoder, make
 from cpnet.studies.features import Features
+from cpnet.studies.ops.squared_error import squared_error_backward, squared_error_forward
 from tests.gpus import gpus
 from tests.helpers import ROOT, small_set
 

@@ -3,7 +3,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cpnet.ops import conv
 from cpnet.ops.conv import conv_backward, conv_forward, conv_shape
 from tests import reference
 from tests.conftest import CuemuBackend

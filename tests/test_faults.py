@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cpnet import nets
-from cpnet.evaluate import Stopped
+from cpnet.errors import Stopped
 from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.run_folder import find

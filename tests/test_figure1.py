@@ -9,8 +9,8 @@ import pytest
 import run as command_line
 from cpnet import probe, run_folder
 from cpnet.commands import train
-from cpnet.errors import Diverged
-from cpnet.evaluate import Stopped, evaluate
+from cpnet.errors import Diverged, Stopped
+from cpnet.evaluate import evaluate
 from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network

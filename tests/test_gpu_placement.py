@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cpnet import checkpoint, gradcheck, nets
-from cpnet.errors import CpnetError
-from cpnet.evaluate import Stopped, evaluate
+from cpnet.errors import CpnetError, Stopped
+from cpnet.evaluate import evaluate
 from cpnet.gpu import devices, memory, platform, precision
 from cpnet.gpu.devices import Device
 from cpnet.layers import Pass

@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from cpnet.errors import CpnetError
-from cpnet.evaluate import Stopped
+from cpnet.errors import CpnetError, Stopped
 from cpnet.gpu import graph, memory, platform
 from cpnet.gpu.devices import Device
 from cpnet.gpu.graph import GraphStep

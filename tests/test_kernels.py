@@ -11,14 +11,16 @@ import pytest
 
 from cpnet import ops
 from cpnet.gpu import memory, source
-from cpnet.ops import crops, dropout, lrn, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
+from cpnet.ops import crops, dropout, lrn, lrn_pool, pointwise, pool, sgd, softmax
+from cpnet.studies import ops as study_ops
+from cpnet.studies.ops import nearest, squared_error
 from tests import cuemu, device, mutants
 from tests.conftest import CuemuBackend
 
 if __name__ != "__main__":
     cuemu.require()
 
-FOLDER = Path(ops.__file__).parent
+PLACES = {path.stem: path for folder in (ops, study_ops) for path in Path(folder.__file__).parent.glob("*.cu")}
 IMAGES = 1, 3, 32, 130
 
 
@@ -204,7 +206,7 @@ class Comparisons:
             self.check("center_crops", result, crops.center_crops(images, framed, top + 1, left + 1, mirror, shift))
 
 
-FILES = [name for name in vars(Comparisons) if (FOLDER / f"{name}.cu").exists()]
+FILES = [name for name in vars(Comparisons) if name in PLACES]
 
 # Guards that are no comparisons, and so escape mutate.py: what to replace, and by what.
 OTHER_GUARDS = {
@@ -227,7 +229,7 @@ def noticed(name):
         patch.setattr(lrn_pool, "PART", 2)
         getattr(Comparisons("float32"), name)()
 
-    path = FOLDER / f"{name}.cu"
+    path = PLACES[name]
     return mutants.survey(path, mutants.mutants(path, INCLUDED.get(name, []), OTHER_GUARDS.get(name, [])), compare)
 
 
@@ -249,8 +251,8 @@ def test_every_barrier_and_guard_is_missed(name):
 
 
 def test_every_kernel_is_compared():
-    declared = {kernel for name in FILES for kernel in source.signatures(str(FOLDER / f"{name}.cu"))}
-    assert {path.stem for path in FOLDER.glob("*.cu")} == set(FILES)
+    declared = {kernel for name in FILES for kernel in source.signatures(str(PLACES[name]))}
+    assert set(PLACES) == set(FILES)
     compared = set()
     for name in FILES:
         comparisons = Comparisons("float32")

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from cpnet.ops import nearest
+from cpnet.studies.ops import nearest
 
 
 def test_square_sums(backend, rng):

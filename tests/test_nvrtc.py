@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpnet import nets, ops
+import cpnet
+from cpnet import nets
 from cpnet.gpu import platform, precision
 from cpnet.layers import Pass
-from cpnet.ops import crops, dropout, lrn_pool, nearest, pointwise, pool, sgd, softmax, squared_error
+from cpnet.ops import crops, dropout, lrn_pool, pointwise, pool, sgd, softmax
+from cpnet.studies.ops import nearest, squared_error
 from tests import device, nvrtc
 
 ARCHITECTURES = 75, 80, 90, 120
@@ -190,7 +192,7 @@ def test_kernels_compile_and_fit(dtype, architecture):
 
 def test_every_file_and_kernel_is_compiled():
     rows = [row for architecture in (75, 80) for row in compiled(np.float32, architecture)[0]]  # without tensor cores, and with
-    assert {file for file, *_ in rows} == {path.name for path in Path(ops.__file__).parent.rglob("*.cu")}
+    assert {file for file, *_ in rows} == {path.name for path in Path(cpnet.__file__).parent.rglob("*.cu")}
     launched = {(file, kernel.name) for file, _, kernel, dynamic in rows if dynamic is not None}
     assert launched == {(file, kernel.name) for file, _, kernel, _ in rows}
 

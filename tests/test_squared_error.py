@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpnet.ops.squared_error import squared_error_backward, squared_error_forward
+from cpnet.studies.ops.squared_error import squared_error_backward, squared_error_forward
 
 SHAPES = [(10, 3), (1, 1), (3, 130), (1000, 2)]  # features, N
 

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from cpnet.errors import CpnetError
-from cpnet.evaluate import Stopped, evaluate
+from cpnet.errors import CpnetError, Stopped
+from cpnet.evaluate import evaluate
 from cpnet.gpu.devices import named
 from cpnet.nets import build
 from cpnet.network import Network

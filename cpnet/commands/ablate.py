@@ -2,9 +2,9 @@
 import json
 from pathlib import Path
 
-from cpnet.checkpoint import write_atomically
 from cpnet.commands import series, train
 from cpnet.commands.common import open_data
+from cpnet.files import write_atomically
 from cpnet.options import Parser, device_options, positive
 from cpnet.studies import ablate
 

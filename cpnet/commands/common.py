@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from cpnet import arrays, nets
+from cpnet import nets, threads
 from cpnet.checkpoint import Checkpoint
 from cpnet.gpu import precision
 from cpnet.gpu.devices import best, named, remarks
@@ -27,7 +27,7 @@ def open_data(path):
 def place(settings, options):
     """The net of `settings`, with fresh weights, on the devices of the options or the settings."""
     if options.threads:
-        arrays.set_threads(options.threads)
+        threads.set_threads(options.threads)
     precision.set_math(settings.get("math", "fp32"))
     table = nets.build(**settings["table"])
     devices = named(settings.get("devices", "cpu"), table.columns)
@@ -64,7 +64,7 @@ def one_device_options(parser):
 def one_device(options):
     """The device of `one_device_options`."""
     if options.threads:
-        arrays.set_threads(options.threads)
+        threads.set_threads(options.threads)
     text, line = (options.devices, "") if options.devices else best(1)
     if line:
         print(line, file=sys.stderr)

@@ -1,7 +1,7 @@
 """A checkpoint's weights for other programs."""
 from pathlib import Path
 
-from cpnet.checkpoint import write_atomically
+from cpnet.files import write_atomically
 from cpnet.formats.export import from_checkpoint, to_npz, to_safetensors
 from cpnet.formats.export_onnx import to_onnx
 from cpnet.options import Parser

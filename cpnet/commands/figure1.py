@@ -5,10 +5,10 @@ import math
 import sys
 from pathlib import Path
 
-from cpnet.checkpoint import write_atomically
 from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.errors import CpnetError, Diverged
+from cpnet.files import write_atomically
 from cpnet.options import Parser, device_options, positive, share, whole
 from cpnet.run_folder import RunFolder
 from cpnet.studies import figure1

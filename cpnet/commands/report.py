@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 from cpnet import nets
-from cpnet.checkpoint import Checkpoint, write_atomically
+from cpnet.checkpoint import Checkpoint
 from cpnet.commands import train
 from cpnet.commands.common import load
 from cpnet.errors import CpnetError
 from cpnet.evaluate import see_as_trained
+from cpnet.files import write_atomically
 from cpnet.options import Parser, device_options, positive
 from cpnet.report.facts import Run, look, snapshots
 from cpnet.report.report import report

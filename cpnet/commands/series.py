@@ -3,9 +3,9 @@ so that it can be resumed, looked at and repeated."""
 import json
 from pathlib import Path
 
-from cpnet.checkpoint import write_atomically
 from cpnet.commands import train
 from cpnet.errors import CpnetError
+from cpnet.files import write_atomically
 from cpnet.run_folder import LAST
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from cpnet import nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.commands.common import default_devices, open_data, place
-from cpnet.errors import CpnetError
-from cpnet.evaluate import Stopped
+from cpnet.errors import CpnetError, Stopped
 from cpnet.gpu.graph import check
 from cpnet.options import Parser, above_zero, device_options, net_options, net_settings, positive, share, whole, zero_or_more
 from cpnet.run_folder import RunFolder, find, first_free

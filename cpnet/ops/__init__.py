@@ -1,1 +1,1 @@
-"""The operations: one module each, forward and backward side by side. Start with `lrn.py`, then `definition.py`."""
+"""The operations: one module each, forward and backward side by side. Start with `lrn.py`, then `conv/definition.py`."""

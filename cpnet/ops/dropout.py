@@ -7,10 +7,10 @@ is resumed, or placed on other devices, drops the same ones, and no generator's 
 """
 import numpy as np
 
-from cpnet.arrays import chunks, parallel
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
+from cpnet.threads import chunks, parallel
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85

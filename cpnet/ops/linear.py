@@ -4,10 +4,10 @@ On a GPU that is a convolution over one pixel, by the same kernels, so that no l
 """
 import numpy as np
 
-from cpnet.arrays import chunks, parallel
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
 from cpnet.ops.conv import launches
+from cpnet.threads import chunks, parallel
 
 PARTS = 8  # tasks that a matrix product is cut into, by rows of its result
 PIXEL = 1, (0, 0), 1  # stride, pad, groups of that convolution

@@ -8,10 +8,10 @@ is the formula's.)
 """
 import numpy as np
 
-from cpnet.arrays import chunks, parallel, scratch
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
+from cpnet.threads import chunks, parallel, scratch
 
 THREADS = 128  # a GPU block's, one pixel each
 PIXELS = 2048  # pixels (of all images) of a block: with 48 to 128 maps its few arrays stay in a core's own cache

@@ -5,10 +5,10 @@ ReLU and tanh are defined by their output, so forward may write over x and backw
 """
 import numpy as np
 
-from cpnet.arrays import chunks, parallel, scratch
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
+from cpnet.threads import chunks, parallel, scratch
 
 BLOCK = 1 << 16  # numbers a task works on
 THREADS = 256  # a GPU block's, 16 bytes each

@@ -9,10 +9,10 @@ first along the columns, (C, H, W, N) → (C, H, Q, N), then along the rows → 
 """
 import numpy as np
 
-from cpnet.arrays import chunks, parallel, scratch
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
+from cpnet.threads import chunks, parallel, scratch
 
 THREADS = 256  # a GPU block's, one number each
 BLOCK_BYTES = 1 << 20  # of input a task works on, so that it is read from memory once and then from the cache

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cpnet.arrays import chunks, parallel, scratch
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import assign, empty
 from cpnet.gpu.platform import on_gpu
+from cpnet.threads import chunks, parallel, scratch
 
 THREADS = 256  # a GPU block's, 16 bytes each
 BLOCK = 1 << 16  # numbers a task works on: w, v, the gradient and a temporary stay in a core's own cache

@@ -17,15 +17,16 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from cpnet.checkpoint import Checkpoint, save, write_atomically
+from cpnet.checkpoint import Checkpoint, save
 from cpnet.errors import CpnetError
+from cpnet.files import write_atomically
 from cpnet.gpu.memory import to_host
 from cpnet.layers import Layer, Linear, Pass, Tanh
 from cpnet.nets import Table
 from cpnet.network import Network
 from cpnet.ops import pointwise
-from cpnet.ops.squared_error import squared_error_backward, squared_error_forward
 from cpnet.studies.features import ahead
+from cpnet.studies.ops.squared_error import squared_error_backward, squared_error_forward
 from data.loading.order import WINDOW, epoch_order
 
 FORMAT, VERSION = "cpnet-codes", 1

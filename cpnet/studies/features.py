@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
+from cpnet.files import write_atomically
 from cpnet.gpu.feed import Feed
 from cpnet.gpu.memory import to_host
 from cpnet.layers import Dropout, Linear, Pass

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cpnet.checkpoint import write_atomically
 from cpnet.errors import CpnetError
+from cpnet.files import write_atomically
 
 ACROSS = 16  # filters in a row, as in the paper
 SIDE = 44  # pixels a filter is drawn with, about

@@ -6,13 +6,13 @@ done by a GPU.
 """
 import numpy as np
 
-from cpnet.arrays import chunks, parallel
 from cpnet.gpu.devices import Device
 from cpnet.gpu.kernels import GRID
 from cpnet.gpu.memory import to_host
 from cpnet.gpu.platform import on_gpu
-from cpnet.ops.nearest import euclidean_keys, hamming_keys, smallest, square_sums
 from cpnet.studies.features import ahead
+from cpnet.studies.ops.nearest import euclidean_keys, hamming_keys, smallest, square_sums
+from cpnet.threads import chunks, parallel
 
 BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 1 << 13  # of what is searched, read at a time
 KEYS_CPU, KEYS_GPU = 1 << 17, 1 << 26  # keys of a task, some of the queries against a block: on a CPU they stay in the cache

@@ -21,10 +21,10 @@ filters are few (the input gradient of conv2 has 48, and twice the speed): BLAS 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from cpnet.arrays import chunks, parallel, scratch
 from cpnet.gpu.platform import on_gpu
 from cpnet.ops.conv import launches
 from cpnet.ops.pointwise import relu_backward, relu_forward
+from cpnet.threads import chunks, parallel, scratch
 
 LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
 BLOCKS = 8  # at least as many blocks as this, so that a few threads have work

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from cpnet.arrays import chunks, parallel, scratch, set_threads, threads
+from cpnet.threads import chunks, parallel, scratch, set_threads, threads
 
 LONG = 10  # seconds after which something waits for ever
 

@@ -6,11 +6,11 @@ distances the lower index comes first, and the nearest of several blocks are the
 """
 import numpy as np
 
-from cpnet.arrays import scratch
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
 from cpnet.ops.conv.launches import product_of_rows
+from cpnet.threads import scratch
 
 THREADS = 256  # a GPU block's
 MOST = 4096  # keys that a GPU block can choose, in 32 KiB of shared memory

@@ -1,4 +1,4 @@
-"""Which library an array belongs to, and how work on NumPy arrays is shared over the CPU's cores.
+"""How work on NumPy arrays is shared over the CPU's cores.
 
 An operation cuts its work into tasks whose results do not overlap; `parallel` lets the threads take them one by one. The
 cut depends on shapes alone, never on the number of threads, so the same inputs give the same bits on any number of cores.
