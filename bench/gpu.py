@@ -47,7 +47,7 @@ def ours(batch, images, labels, devices, kind, graph):
     work = (GraphStep if graph else Step)(Network(table, named(devices, table.columns)))
     inputs = []  # where a graph reads them, so that it need not copy
     for name, values in ("images", np.ascontiguousarray(images.transpose(1, 2, 3, 0))), ("labels", labels.astype(np.int32)):
-        inputs.append(work.network.parts[0][0].buffer(name, values.shape, values.dtype))
+        inputs.append(work.network.rows[0].copies[0].buffer(name, values.shape, values.dtype))
         assign(inputs[-1], values)
     count = iter(range(1 << 31))
 

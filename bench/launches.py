@@ -115,8 +115,8 @@ def _taps(size, taps, stride, before, after):
 
 def record(step, platform, images, labels):
     """The launches of the call `step(images, labels)` of a cpnet.step.Step on `platform`, a Recording."""
-    for parts in step.network.parts:
-        for part in parts:
+    for row in step.network.rows:
+        for part in row.copies:
             part.forward, part.backward = _noted(platform, part, part.forward, "forward"), _noted(
                 platform, part, part.backward, "backward")
     platform.launches.clear()
@@ -126,8 +126,8 @@ def record(step, platform, images, labels):
         platform.place = SimpleNamespace(layer="", part="update", products={})
         step.update(0.01)
     finally:
-        for parts in step.network.parts:
-            for part in parts:
+        for row in step.network.rows:
+            for part in row.copies:
                 del part.forward, part.backward
     return list(platform.launches)
 

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from cpnet import layers, nets
+from cpnet.fusion import ConvReLU
 from cpnet.gpu.devices import Device, named
 from cpnet.gpu.memory import to_host
 from cpnet.network import Network
@@ -165,9 +166,9 @@ def _slope(net, loss, parameter, w, direction):
 
 def _choices(net):
     """What the last forward pass decided at its kinks: which ReLUs let through, which pixel won each pool."""
-    parts = [part for parts in net.parts for part in parts]
+    parts = [part for row in net.rows for part in row.copies]
     pools = [(part, to_host(part.x), to_host(part.y)) for part in parts if isinstance(part, layers.MaxPool)]
-    return ([(to_host(part.y) > 0).tobytes() for part in parts if isinstance(part, layers.ReLU)]
+    return ([(to_host(part.y) > 0).tobytes() for part in parts if isinstance(part, layers.ReLU | ConvReLU)]
             + [pool.max_pool_backward(np.ones_like(y), x, y, z=part.z, s=part.s).tobytes() for part, x, y in pools])
 
 

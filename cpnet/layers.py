@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from cpnet.gpu import memory
-from cpnet.ops import conv, dropout, linear, lrn, lrn_pool, pointwise, pool
+from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Pass:
     seed: int = 0
     step: int = 0  # or, on one GPU, where it lies: an array float64 (1)
     first_image: int = 0
-    watched: bool = False  # whether somebody looks at every layer's output
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,6 @@ class Layer:
     reads = "column"  # its own column's maps, or "all" columns'
     undivided = False  # one layer on the first device, not shared by the columns
     input_gradient = True  # False for the first layer: nobody trains the image
-
-    # Of a convolution and the ReLU right above it: the convolution does both, which saves a pass each way. Of an LRN: the max
-    # pool right above it does both (MaxPool.norm).
-    fused = False
 
     # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
     # in the whole layer; units, how many it has; index, its place in the table; values and gradients, its parameters' arrays
@@ -71,6 +66,10 @@ class Layer:
     def backward(self, d_y):
         """d_y → d_x. Assigns (does not add to) the parameters' gradients. May write over d_y."""
         raise NotImplementedError
+
+    def within(self):
+        """After forward, the outputs of the layers that this one does the work of (fusion.py), but for the last: its own."""
+        return []
 
     def buffer(self, name, shape, dtype):
         """This layer's array called `name`, uninitialised: the same memory each time, as long as `shape` fits into it."""
@@ -98,8 +97,6 @@ class Conv(Layer):
     bias_rate: float = 1.0
     decay: float | None = None
 
-    masked = False  # fused, and the gradient arrives with the ReLU's mask (MaxPool.mask)
-
     @property
     def pads(self):
         """Zeros (above and left, below and right)."""
@@ -122,17 +119,21 @@ class Conv(Layer):
         return {"stride": self.stride, "pad": self.pads, "groups": self.columns if self.reads == "column" else 1}
 
     def forward(self, x, run):
+        return self._forward(x)
+
+    def backward(self, d_y):
+        return self._backward(d_y)
+
+    def _forward(self, x, relu=False):
         self.x = x
         w, b = self.values["weight"], self.values["bias"]
         y = self.buffer("y", conv.conv_shape(x.shape, w.shape, self.stride, self.pads), x.dtype)
-        self.y = conv.conv_forward(x, w, b, **self._geometry(), relu=self.fused, out=y)
-        return self.y
+        return conv.conv_forward(x, w, b, **self._geometry(), relu=relu, out=y)
 
-    def backward(self, d_y):
+    def _backward(self, d_y, relu_y=None):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype) if self.input_gradient else None
         return conv.conv_backward(d_y, self.x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
-                                  **self._geometry(), relu_y=self.y if self.fused and not self.masked else None,
-                                  input_gradient=self.input_gradient, out=d_x)
+                                  **self._geometry(), relu_y=relu_y, input_gradient=self.input_gradient, out=d_x)
 
 
 @dataclass
@@ -189,11 +190,11 @@ class ReLU(Layer):
     """max(0, x), written over x. A max pool below loses only outputs that receive no gradient."""
 
     def forward(self, x, run):
-        self.y = x if self.fused else pointwise.relu_forward(x, out=x)
+        self.y = pointwise.relu_forward(x, out=x)
         return self.y
 
     def backward(self, d_y):
-        return d_y if self.fused else pointwise.relu_backward(d_y, self.y, out=d_y)
+        return pointwise.relu_backward(d_y, self.y, out=d_y)
 
 
 @dataclass
@@ -217,26 +218,22 @@ class LRN(Layer):
     beta: float = 0.75
     reads: str = "column"
 
-    def constants(self):
-        """The operation's arguments."""
+    def constants(self, columns):
+        """The operation's arguments, where a device holds so many columns."""
         return {"k": self.k, "n": self.n, "alpha": self.alpha, "beta": self.beta,
-                "groups": self.columns if self.reads == "column" else 1}
+                "groups": columns if self.reads == "column" else 1}
 
     def forward(self, x, run):
         self.x = x
-        if self.fused and not run.watched:
-            return x
-        y = lrn.lrn_forward(x, **self.constants(), out=self.buffer("y", x.shape, x.dtype))
+        y = lrn.lrn_forward(x, **self.constants(self.columns), out=self.buffer("y", x.shape, x.dtype))
         return y if self.reads == "column" else self._own(y)
 
     def backward(self, d_y):
-        if self.fused:
-            return d_y
         if len(d_y) < len(self.x):  # the other devices' outputs are nothing to this one's loss
             d_own, d_y = d_y, self.buffer("d_y", self.x.shape, d_y.dtype)
             memory.assign(d_y, np.zeros(d_y.shape, d_y.dtype))
             memory.copy([(self._own(d_y), d_own)])
-        return lrn.lrn_backward(d_y, self.x, **self.constants(), out=d_y)
+        return lrn.lrn_backward(d_y, self.x, **self.constants(self.columns), out=d_y)
 
     def _own(self, maps):
         """Of all columns' maps, those that are this device's."""
@@ -261,24 +258,12 @@ class Pool(Layer):
 class MaxPool(Pool):
     """The largest value of each window."""
 
-    norm = None  # the fused LRN right below, whose work this layer does too, from that one's input
-    mask = False  # with norm: and the gradient of the ReLU below that, which a convolution does in forward
-
     def forward(self, x, run):
         self.x, self.y = x, self._y(x)
-        if self.norm:
-            self.winner = self.buffer("winner", self.y.shape, "uint8")
-            lrn_pool.lrn_pool_forward(self.norm.x, z=self.z, s=self.s, ceil=self.ceil, out=self.y, winner=self.winner,
-                                      **self.norm.constants())
-        else:
-            pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self.y)
-        return self.y
+        return pool.max_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self.y)
 
     def backward(self, d_y):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype)
-        if self.norm:
-            return lrn_pool.lrn_pool_backward(d_y, self.norm.x, self.winner, z=self.z, s=self.s, relu=self.mask, out=d_x,
-                                              **self.norm.constants())
         return pool.max_pool_backward(d_y, self.x, self.y, z=self.z, s=self.s, out=d_x)
 
 

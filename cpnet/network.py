@@ -1,15 +1,16 @@
 """A net placed on devices: its parameters in flat buffers, forward, loss, backward, update."""
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from cpnet.columns import gather, scatter_sum
 from cpnet.errors import CpnetError
+from cpnet.fusion import fuse
 from cpnet.gpu import memory, platform
-from cpnet.layers import LRN, Conv, MaxPool, Pass, ReLU
-from cpnet.ops import lrn_pool, sgd, softmax
+from cpnet.layers import Pass
+from cpnet.ops import sgd, softmax
 
 ALIGN = 64  # numbers: every parameter starts on a boundary that suits vector loads
 
@@ -39,7 +40,10 @@ class Network:
 
     def __init__(self, table, devices, *, seed=0, dtype=np.float32, fuse_pools=True):
         self.table, self.devices, self.seed, self.dtype = table, devices, seed, np.dtype(dtype)
-        self.parts = [self._copies(index, *row) for index, row in enumerate(table.shapes())]
+        on_gpu = platform.on_gpu(devices[0].empty((1,), self.dtype))
+        self.rows = fuse(table, pools=fuse_pools and on_gpu, devices=len(devices))
+        for row in self.rows:
+            self._place(row)
         self.parameters = table.parameters()
         self.segments = [self._segments(d) for d in range(len(devices))]
         self.rules = [sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
@@ -48,49 +52,29 @@ class Network:
         self.losses = {}  # by device, copies of the first one's
         for d in range(len(devices)):
             self._share_out(d)
-        if fuse_pools and platform.on_gpu(self.values[0]):
-            self._fuse_pools()
         self._initialise()
 
     # Placement
 
-    def _copies(self, index, layer, _, out_shape):
-        """The layer's copies, one for each device that has a share of it."""
-        count = 1 if layer.undivided else len(self.devices)
-        copies = [copy.copy(layer) for _ in range(count)]
-        for d, part in enumerate(copies):
-            part.device, part.index, part.input_gradient = self.devices[d], index, index > 0
+    def _place(self, row):
+        """The row with its layer's copies, one for each device that has a share of it."""
+        count = 1 if row.layer.undivided else len(self.devices)
+        row.copies = [copy.copy(row.layer) for _ in range(count)]
+        for d, part in enumerate(row.copies):
+            part.device, part.index, part.input_gradient = self.devices[d], row.index, row.index > 0
             part.columns = self.table.columns // len(self.devices)
-            part.units = out_shape[0] // count
+            part.units = row.out_shape[0] // count
             part.first_unit = d * part.units
             part.values, part.gradients = {}, {}
-            part.fused = self._fused(index) or index > 0 and self._fused(index - 1)
-        return copies
-
-    def _fused(self, index):
-        """Whether layer `index` is a convolution with a ReLU right above it."""
-        layers = self.table.layers
-        return isinstance(layers[index], Conv) and index + 1 < len(layers) and isinstance(layers[index + 1], ReLU)
-
-    def _fuse_pools(self):
-        """Let each max pool right above an LRN do that one's work too, and the gradient of a convolution's ReLU below."""
-        layers = self.table.layers
-        for index, (norm, layer) in enumerate(zip(layers, layers[1:], strict=False)):
-            if isinstance(norm, LRN) and isinstance(layer, MaxPool) and lrn_pool.fits(layer.z, layer.s) \
-                    and (norm.reads == "column" or len(self.devices) == 1):
-                over_relu = index > 1 and self._fused(index - 2)
-                for d, part in enumerate(self.parts[index + 1]):
-                    part.norm, part.mask = self.parts[index][d], over_relu
-                    part.norm.fused = True
-                    if over_relu:
-                        self.parts[index - 2][d].masked = True
 
     def _segments(self, d):
         segments, start = [], 0
-        for layer, parts in zip(reversed(self.table.layers), reversed(self.parts), strict=True):
+        for row in reversed(self.rows):
+            if d >= len(row.copies):
+                continue
             for name, parameter in self.parameters.items():
-                if d < len(parts) and name.rpartition(".")[0] == layer.name:
-                    shape = (parameter.shape[0] // len(parts), *parameter.shape[1:])
+                if name.rpartition(".")[0] == row.layer.name:
+                    shape = (parameter.shape[0] // len(row.copies), *parameter.shape[1:])
                     segments.append(Segment(name, start, shape, parameter.rate, parameter.decay))
                     start += prod(shape) + -prod(shape) % ALIGN
         return segments
@@ -101,7 +85,7 @@ class Network:
 
     def _share_out(self, d):
         """Give each layer copy of device d its views of the flat buffers."""
-        copies = {parts[d].name: parts[d] for parts in self.parts if d < len(parts)}
+        copies = {row.layer.name: row.copies[d] for row in self.rows if d < len(row.copies)}
         for segment in self.segments[d]:
             layer, _, key = segment.name.rpartition(".")
             copies[layer].values[key] = segment.of(self.values[d])
@@ -153,18 +137,20 @@ class Network:
 
         `watch(layer, outputs)`, if given, sees every layer's outputs, one array for each device.
         """
-        run = replace(run or Pass(), watched=watch is not None)
+        run = run or Pass()
         if isinstance(images, list):
             outputs = images
         else:
             copies = {device: device.put(images) for device in self.devices}
             outputs = [copies[device] for device in self.devices]
-        for index, (layer, parts) in enumerate(zip(self.table.layers, self.parts, strict=True)):
-            if layer.reads == "all" and index > 0:
-                outputs = gather(outputs, parts)
-            outputs = [part.forward(x, run) for part, x in zip(parts, outputs, strict=True)]
+        for number, row in enumerate(self.rows):
+            if row.layer.reads == "all" and number > 0:
+                outputs = gather(outputs, row.copies)
+            outputs = [part.forward(x, run) for part, x in zip(row.copies, outputs, strict=True)]
             if watch:
-                watch(layer, outputs)
+                within = zip(*(part.within() for part in row.copies), strict=True)
+                for layer, seen in zip(row.covers, [*within, outputs], strict=True):
+                    watch(layer, list(seen))
         self.logits = outputs[0]
         return self.logits
 
@@ -180,10 +166,11 @@ class Network:
     def backward_from(self, d_y):
         """Assigns the gradients of any loss, given its gradient by the last forward pass's output, which may be lost."""
         gradients = [d_y]
-        for layer, parts, below in zip(self.table.layers[::-1], self.parts[::-1], [*self.parts[-2::-1], []], strict=True):
-            gradients = [part.backward(d_y) for part, d_y in zip(parts, gradients, strict=True)]
-            if layer.reads == "all" and below:
-                gradients = scatter_sum(gradients, below)
+        for number in reversed(range(len(self.rows))):
+            row = self.rows[number]
+            gradients = [part.backward(d_y) for part, d_y in zip(row.copies, gradients, strict=True)]
+            if row.layer.reads == "all" and number > 0:
+                gradients = scatter_sum(gradients, self.rows[number - 1].copies)
 
     def update(self, rate, *, momentum=0.9, decay=None, loss=None):
         """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own;

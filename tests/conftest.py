@@ -1,6 +1,7 @@
 """What the tests share: where arrays live (`backend`), how exact results must be, and PyTorch, where it is installed."""
 import faulthandler
 import importlib
+import itertools
 import os
 import pkgutil
 
@@ -152,8 +153,8 @@ def spoiled_scratch(monkeypatch):
         array.reshape(-1).view(np.uint8)[...] = 255
         return array
 
-    found = [*pkgutil.walk_packages(ops.__path__, "cpnet.ops."), *pkgutil.walk_packages(study_ops.__path__, "cpnet.studies.ops.")]
-    for _, name, _ in found:
+    packages = [pkgutil.walk_packages(package.__path__, f"{package.__name__}.") for package in (ops, study_ops)]
+    for _, name, _ in itertools.chain(*packages):
         module = importlib.import_module(name)
         if hasattr(module, "scratch"):
             monkeypatch.setattr(module, "scratch", spoiled)

@@ -76,7 +76,7 @@ def test_ten_steps(check, rng):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_that_does_not_learn_is_noticed(check, small, small_batch, monkeypatch, name):
     """With the gradient of any one layer's weights and biases zeroed, the comparison fails, for that layer."""
-    part, = (parts[0] for parts in small.network.parts if parts[0].name == name)
+    part, = (row.copies[0] for row in small.network.rows if any(layer.name == name for layer in row.covers))
 
     def without(d_y, backward=part.backward):
         d_x = backward(d_y)
@@ -101,7 +101,8 @@ def test_a_layer_that_does_not_learn_is_noticed(check, small, small_batch, monke
 @pytest.mark.parametrize("name", [layer.name for layer in build("alexnet").layers if layer.name != "conv1"])
 def test_a_layer_that_passes_nothing_on_is_noticed(check, small, small_batch, monkeypatch, name):
     """With the gradient zeroed that any one layer hands down, the comparison fails for all layers below it."""
-    part, = (parts[0] for parts in small.network.parts if parts[0].name == name)
+    row, = (row for row in small.network.rows if any(layer.name == name for layer in row.covers))
+    part, name = row.copies[0], row.covers[0].name  # of layers computed as one, the gradient of the lowest
     monkeypatch.setattr(part, "backward", lambda d_y, backward=part.backward: 0 * backward(d_y))
     images, labels = small_batch
     small.forward(images, TRAINING)

@@ -35,8 +35,8 @@ def test_training_is_measured_on_a_gpu(monkeypatch, tmp_path):
     alone, copied = train.Loop.alone_images_per_s, []
 
     def watched(loop):
-        monkeypatch.setattr("cpnet.memory.assign", lambda *arrays: copied.append(arrays))
-        monkeypatch.setattr("cpnet.memory.copy", copied.extend)
+        monkeypatch.setattr("cpnet.gpu.memory.assign", lambda *arrays: copied.append(arrays))
+        monkeypatch.setattr("cpnet.gpu.memory.copy", copied.extend)
         assert isinstance(loop.work, GraphStep) and loop.state.step == 5
         return alone(loop)
 

@@ -29,7 +29,7 @@ def test_distances(check):
 
 def test_a_wrong_net_is_far(check, monkeypatch):
     wrong = network()
-    for part in wrong.parts[2]:
+    for part in wrong.rows[1].copies:
         assert part.name == "conv1 lrn"
         part.alpha *= 1.5
     found = check.distances(wrong, steps=(1,), images=2)

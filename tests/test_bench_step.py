@@ -149,7 +149,7 @@ def test_our_steps_on_a_gpu(monkeypatch, graph):
     table, placed = tiny(), gpus("0")
     monkeypatch.setattr("cpnet.nets.build", lambda name: table)
     copied = []
-    monkeypatch.setattr("cpnet.memory.copy", copied.append)
+    monkeypatch.setattr("cpnet.gpu.memory.copy", copied.append)
     images = np.random.default_rng(1).standard_normal((2, 1, 8, 8), dtype=np.float32)
     labels = np.array([1, 3])
     take, loss, _ = gpu.ours(2, images, labels, "0", "fp32", graph)
@@ -185,7 +185,7 @@ def test_classes(torch, monkeypatch):
         torch.backends.cudnn.allow_tf32 = before[0]
         torch.set_float32_matmul_precision(before[1])
     asked = []
-    monkeypatch.setattr("cpnet.precision.set_math", asked.append, raising=False)
+    monkeypatch.setattr("cpnet.gpu.precision.set_math", asked.append, raising=False)
     assert [gpu.math(kind) for kind in gpu.CLASSES] == asked == ["fp32", "tf32", "tf32", "tf32"]
 
 

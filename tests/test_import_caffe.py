@@ -85,8 +85,8 @@ def test_the_logits_of_alexnet(torch, files):
         return abs(network.forward(images)[:, 0] - expected).max() / abs(expected).max()
 
     assert difference() <= 1e-10
-    for parts in network.parts:  # within the columns instead
-        for part in parts:
+    for row in network.rows:  # within the columns instead
+        for part in row.copies:
             part.reads = "column" if isinstance(part, LRN) else part.reads
     assert difference() > 1e-4
 

@@ -156,9 +156,10 @@ def test_a_net_learns_the_same(gpu, rng, relu_first, count, reads):
     """On the CPU, where they are two operations, and on a GPU as one; what a watcher sees is the same, too."""
     placed = [gpu, Emulated("cuemu 2")][:count]
     nets_of = [Network(table(relu_first, reads), where, seed=3, dtype=np.float64) for where in ([Device()] * count, placed)]
-    layer = next(index for index, layer in enumerate(nets_of[0].table.layers) if layer.name == "pool1")
-    assert [net.parts[layer][0].norm is not None for net in nets_of] == [False, True]
-    assert nets_of[1].parts[0][0].masked == relu_first
+    assert [kinds(net) for net in nets_of] == [
+        ["ConvReLU", "LRN", "MaxPool", "Linear"] if relu_first else ["Conv", "LRN", "MaxPool", "ReLU", "Linear"],
+        ["ConvReLU", "NormMaxPool", "Linear"] if relu_first else ["Conv", "NormMaxPool", "ReLU", "Linear"]]
+    assert getattr(nets_of[1].rows[0].layer, "masked", False) == relu_first
     images, labels = rng.standard_normal((2, 7, 8, 3)), np.array([1, 2, 0])
     seen = [[], []]
     for net, outputs in zip(nets_of, seen, strict=True):
@@ -179,8 +180,23 @@ def test_a_net_learns_the_same(gpu, rng, relu_first, count, reads):
         assert abs(result - wanted).max() <= 1e-13 * abs(wanted).max(), name
 
 
+def kinds(net):
+    return [type(row.layer).__name__ for row in net.rows]
+
+
+class Leaky(ReLU):
+    """What is no plain ReLU."""
+
+
+def test_a_subclass_is_not_fused_as_what_it_is_not(gpu):
+    other = table(True)
+    other.layers[1] = Leaky("relu1")
+    assert kinds(Network(other, [gpu])) == ["Conv", "Leaky", "NormMaxPool", "Linear"]
+    assert not Network(other, [gpu]).rows[2].layer.relu
+
+
 def test_what_is_not_fused(gpu):
     for net in (Network(table(True), [gpu], fuse_pools=False), Network(table(True, z=4), [gpu]),
                 Network(table(True, "all"), [gpu, Emulated("cuemu 2")]),
                 Network(table(True, z=3, s=3), [gpu]), Network(table(True), [Device()])):
-        assert net.parts[3][0].norm is None and not net.parts[2][0].fused and not net.parts[0][0].masked
+        assert kinds(net) == ["ConvReLU", "LRN", "MaxPool", "Linear"] and not net.rows[0].layer.masked

@@ -76,8 +76,8 @@ def test_flat_buffers_are_in_the_order_of_backward(rng, devices, monkeypatch):
             return d_x
         return call
 
-    for parts in net.parts:
-        for d, part in enumerate(parts):
+    for row in net.rows:
+        for d, part in enumerate(row.copies):
             if part.values:
                 monkeypatch.setattr(part, "backward", watched(part, part.backward, d))
     net.forward(*batch(rng, 2)[:1], RUN)
@@ -96,7 +96,8 @@ def test_flat_buffers_are_in_the_order_of_backward(rng, devices, monkeypatch):
 
 def test_each_device_has_its_share_of_filters():
     whole, halves = make("cpu"), make("cpu,cpu")
-    for parts, layer in zip(halves.parts, halves.table.layers, strict=True):
+    for row in halves.rows:
+        parts, layer = row.copies, row.covers[0]
         assert len(parts) == (1 if layer.name == "fc8" else 2)
         for d, part in enumerate(parts):
             assert part.columns == 1
@@ -181,9 +182,9 @@ def test_each_image_has_its_own_logits(rng, devices):
 def test_nobody_trains_the_image(rng, devices):
     net = make(devices)
     gradients(net, *batch(rng, 2))
-    for layer, parts in zip(net.table.layers, net.parts, strict=True):
-        assert all(part.input_gradient == (layer.name != "conv1") for part in parts)
-    assert all("d_x" not in part._held for part in net.parts[0])
+    for row in net.rows:
+        assert all(part.input_gradient == (row.layer.name != "conv1") for part in row.copies)
+    assert all("d_x" not in part._held for part in net.rows[0].copies)
 
 
 @PLACEMENTS
@@ -219,7 +220,8 @@ def test_each_dropout_layer_draws_for_itself(rng, devices):
         assert net.table.layers[index].name == name
         units = net.parameters["fc6.bias"].shape[0]
         expected = dropout.dropout_mask((units, 3), seed=RUN.seed, step=RUN.step, layer=index)
-        np.testing.assert_array_equal(np.concatenate([part.mask for part in net.parts[index]]), expected)
+        row, = (row for row in net.rows if row.index == index)
+        np.testing.assert_array_equal(np.concatenate([part.mask for part in row.copies]), expected)
 
 
 def test_dropout_depends_on_seed_and_step(rng):

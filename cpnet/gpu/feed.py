@@ -87,7 +87,7 @@ class Feed:
         """Begin the copies of a RawBatch; the slot it lies in is kept until they are over."""
         if not self.lanes:  # the first batch is the largest
             # A device that holds two columns has two copies of the first layer, but needs the images once.
-            self.lanes = {part.device: Lane(part, self.mean, batch) for part in self.network.parts[0]}
+            self.lanes = {part.device: Lane(part, self.mean, batch) for part in self.network.rows[0].copies}
         events = {device: lane.send(batch, self.turn) for device, lane in self.lanes.items()}
         self.loader.keep(functools.partial(_wait, self.lanes, events))
         sent = Sent(batch.indices, len(batch.labels), batch.packed.images.shape, self.turn, events)

@@ -50,14 +50,14 @@ class GraphStep(Step):
             return
         if self.graphs[name] is None:
             self.graphs[name] = capture(self.sums, work)
-            self.kept = [array for parts in self.network.parts for array in parts[0].buffers()]
+            self.kept = [array for row in self.network.rows for array in row.copies[0].buffers()]
         self.graphs[name].launch()
 
     def _fixed(self, name, values):
         """The values in the array that the graph reads: the one that feed.py fills, so what comes from there stays."""
         (values,) = values if isinstance(values, list) else [values]
         if name not in self.inputs:
-            self.inputs[name] = self.network.parts[0][0].buffer(name, values.shape, values.dtype)
+            self.inputs[name] = self.network.rows[0].copies[0].buffer(name, values.shape, values.dtype)
         fixed = self.inputs[name]
         if values.shape != fixed.shape:
             raise ValueError(f"a graph of {name} {fixed.shape}, not {values.shape}")
