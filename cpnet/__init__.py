@@ -1,1 +1,3 @@
-"""cpnet: the 2012 ImageNet convolutional network, written directly on arrays with backward passes by hand."""
+"""The 2012 paper's net, written directly on arrays."""
+
+VERSION = "0.9"

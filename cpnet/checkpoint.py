@@ -15,6 +15,7 @@ import numpy as np
 
 from cpnet.errors import CpnetError
 from cpnet.files import write_atomically
+from cpnet.settings import read
 
 FORMAT, VERSION = "cpnet-checkpoint", 1
 KINDS = "values", "velocities"
@@ -52,6 +53,10 @@ class Checkpoint:
             raise CpnetError(f"{path}: there is no such checkpoint") from None
         except (OSError, KeyError, ValueError) as error:
             raise CpnetError(f"{path}: cannot be read as a checkpoint ({error}); is it whole?") from error
+
+    def run_settings(self):
+        """The Settings of its run. Raises CpnetError, naming the file and the setting, for what cannot be used."""
+        return read(self.path, self.settings)
 
     def restore(self, network, kinds=KINDS):
         """Give `network` the arrays. Raises CpnetError, naming the first difference, for a checkpoint of another net."""

@@ -1,4 +1,5 @@
 """The errors that are a person's to mend: one line, what was wrong and the way out. The command line prints just that."""
+import sys
 
 
 class CpnetError(Exception):
@@ -11,3 +12,9 @@ class Diverged(CpnetError):
 
 class Stopped(Exception):
     """Somebody asked the program to stop; what had to be saved is."""
+
+
+def fail(message, code=1):
+    """Print an error as one line; returns the exit code."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    return code

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from cpnet import VERSION
+from cpnet.errors import CpnetError
 from cpnet.gpu.platform import gpus
 
 
@@ -42,3 +44,21 @@ def card(number):
                                capture_output=True, text=True)
         driver = asked.stdout.strip() if asked.returncode == 0 else ""
     return {"card": cards.name(number), "driver": driver, **cards.versions(number)}
+
+
+def versions():
+    """What a report of a bug needs, as lines: versions of the program and of what it stands on, the machine and its GPUs."""
+    here = machine()
+    lines = [f"cpnet {VERSION}", f"Python {here['python']}, {platform.platform()}"]
+    lines.append(f"NumPy {here['numpy']} with {here['blas']}")
+    for name in "h5py", "numba", "pillow", "cupy-cuda13x", "cupy-cuda12x":
+        if version(name):
+            lines.append(f"{name} {version(name)}")
+    lines.append(f"{here['cores']} cores of {here['cpu']}")
+    try:
+        for number in range(gpus().count()):
+            facts = card(number)
+            lines.append(f"GPU {number}: {facts['card']}, driver {facts['driver'] or '?'}, {facts['memory_mib']:,} MiB")
+    except CpnetError as error:
+        lines.append(f"GPUs: {error}")
+    return "\n".join(lines)

@@ -1,16 +1,24 @@
 """What the command line's parsers share: errors of one line, checked numbers, and the options of several commands."""
 import argparse
+import dataclasses
 import difflib
-import math
 import os
-import sys
+
+from cpnet import nets
+from cpnet.errors import fail
+from cpnet.kinds import Choice, Flag, positive
+from cpnet.settings import OPTIONS
+
+LOADER_THREADS = max(1, (os.cpu_count() or 1) // 4)
 
 
-class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names every default, but for those that the help describes in words."""
+class Formatter(argparse.HelpFormatter):
+    """Names every default, but for those of switches and those that the help describes in words."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        if action.nargs == 0 or not action.default or action.default == argparse.SUPPRESS or "(default" in action.help:
+            return action.help
+        return f"{action.help.removesuffix('.')} (default: %(default)s)."
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,68 +39,65 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(fail(message, 2))
 
 
-def fail(message, code=1):
-    """Print an error as one line; returns the exit code."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    return code
+def net_options(net, ablations):
+    """Add the options that choose a net, and those that leave out one of the paper's ideas, to two groups of a parser."""
+    net.add_argument(
+        "--net", help=f"Use this net: {', '.join(nets.NETS)} (default: alexnet, or mini for small images).")
+    net.add_argument(
+        "--profile", default="paper",
+        help="Follow the paper; or as-run, what the authors' own code did otherwise; or, for weights from Caffe, one of its "
+             f"two nets. One of {', '.join(nets.PROFILES)}.")
+    ablations.add_argument(
+        "--activation", default="relu", help=f"Use this non-linearity: {' or '.join(nets.ACTIVATIONS)}.")
+    ablations.add_argument("--no-lrn", dest="lrn", action="store_false", help="Leave out response normalization.")
+    ablations.add_argument(
+        "--pool", default="3x3s2",
+        help="Pool windows of this size and distance: 3x3s2 overlap, 2x2s2 do not. One of "
+             f"{', '.join(nets.POOLS)}.")
+    ablations.add_argument("--no-dropout", dest="dropout", action="store_false", help="Leave out dropout.")
+    ablations.add_argument(
+        "--no-exchange", dest="exchange", action="store_false",
+        help="Do not let the columns communicate before the last layer.")
+    ablations.add_argument("--drop-layer", help="Leave out this convolution between others: conv3 or conv4.")
 
 
-def number(kind, low, what, *, strict=False):
-    """An argument type: a finite `kind` of at least (`strict`: above) `low`."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (value > low if strict else value >= low) or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-    return parse
-
-
-whole, positive = number(int, 0, "a whole number, 0 or more"), number(int, 1, "a whole number above 0")
-above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), number(float, 0, "a number, 0 or more")
-
-
-def share(text):
-    """An argument type: 0.1% or 0.001 → 0.001."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 0.1% or 0.001")
-    return value
-
-
-def net_options(parser):
-    """Options that choose a net."""
-    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-one-column, mini-conv6, "
-                                      "four-layer (default: by the images)")
-    parser.add_argument("--profile", default="paper", help="paper; as-run: what the authors' own code did otherwise; "
-                                                               "caffe-alexnet, caffenet: for weights from Caffe")
-    parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
-    parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
-    parser.add_argument("--pool", default="3x3s2", help="windows of 3×3, 2 apart, or 2x2s2, which do not overlap")
-    parser.add_argument("--no-dropout", dest="dropout", action="store_false", help="leave out dropout")
-    parser.add_argument("--no-exchange", dest="exchange", action="store_false",
-                        help="the columns never communicate before the last layer")
-    parser.add_argument("--drop-layer", help="leave out a convolution between others: conv3 or conv4")
+NET_SETTINGS = "profile", "activation", "lrn", "pool", "dropout", "exchange", "drop_layer"
 
 
 def net_settings(options):
     """What `net_options` brought, as arguments of `nets.build`."""
-    return {name: getattr(options, name)
-            for name in ("profile", "activation", "lrn", "pool", "dropout", "exchange", "drop_layer")}
+    return {name: getattr(options, name) for name in NET_SETTINGS}
+
+
+def place_options(parser):
+    """Options that say where to compute, and by how many threads."""
+    parser.add_argument(
+        "--devices",
+        help="Compute on cpu, or on GPUs by number: 0; or 0,1, which places each column on a GPU of its own; 0,0 and cpu,cpu "
+             "place both on one (default: the best there is, and it says which).")
+    parser.add_argument("--threads", type=positive, help="Use this many CPU threads to compute (default: one a core).")
 
 
 def device_options(parser):
-    """Options that say where to compute."""
-    parser.add_argument("--devices",
-                        help="cpu; GPUs by number: 0; 0,1 places each column on its own (0,0 and cpu,cpu do so on one) "
-                             "(default: the best there is, which it says)")
-    parser.add_argument("--math", choices=("fp32", "tf32"), default="fp32",
-                        help="of products on GPUs with tensor cores: as exact as float32, or faster by TF32, to 3 digits")
-    parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
-    parser.add_argument("--loader-threads", type=positive, default=max(1, (os.cpu_count() or 1) // 4),
-                        help="CPU threads that read and prepare images")
+    """The same, with the precision, and the threads that read images."""
+    place_options(parser)
+    for name in "math", "loader_threads":
+        settings_option(parser, name)
+
+
+def settings_option(parser, name):
+    """Add the option of a setting (settings.py) to a parser, or to a group of one."""
+    how = OPTIONS[name].metadata
+    text = how["help"].replace("%", "%%")
+    if how["derived"]:
+        text = f"{text[:-1]} (default: {how['derived']})."
+    options = {"dest": name, "help": text}
+    default = OPTIONS[name].default if OPTIONS[name].default is not dataclasses.MISSING else OPTIONS[name].default_factory()
+    options["default"] = LOADER_THREADS if name == "loader_threads" else None if how["derived"] else default
+    if isinstance(how["kind"], Flag):
+        options["action"] = "store_false" if default else argparse.BooleanOptionalAction
+    elif isinstance(how["kind"], Choice):
+        options |= {"choices": how["kind"].words}
+    else:
+        options |= {"type": how["kind"], "metavar": how["metavar"]}
+    parser.add_argument(how["name"] or f"--{name.replace('_', '-')}", **options)

@@ -12,9 +12,9 @@ from cpnet.errors import CpnetError
 from cpnet.figures import curves
 from cpnet.files import write_atomically
 from cpnet.machine import machine
+from cpnet.settings import read
 
 LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"
-SETTINGS = {"table", "data", "epochs", "batch", "lr", "momentum", "decay", "schedule", "seed", "mirror", "colour"}
 LOGGED = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_s", "seconds"}
 
 
@@ -65,11 +65,11 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise CpnetError(f"{self.path}: cannot be read as a run ({error})") from error
         history = [self._json(f"{log}, line {number}", line) for number, line in enumerate(lines, 1)]
-        for place, keys, objects in (path, SETTINGS, [settings]), (log, LOGGED, history):
-            lacking = keys - set.intersection(keys, *map(set, objects))
-            if lacking:
-                raise CpnetError(f"{place}: has no {min(lacking)!r}: it was not written by this program")
-        return settings, history
+        started = settings.pop("started", [])
+        lacking = LOGGED - set.intersection(LOGGED, *map(set, history))
+        if lacking:
+            raise CpnetError(f"{log}: has no {min(lacking)!r}: it was not written by this program")
+        return {**read(path, settings).as_dict(), "started": started}, history
 
     @staticmethod
     def _json(place, text):

@@ -52,22 +52,20 @@ class State:
 class Trainer:
     """Trains `network` on `dataset` as `settings` say, in `folder` (a RunFolder), from `state` on.
 
-    settings (a dict): epochs, batch, lr, momentum, decay, schedule, seed, mirror, colour, checkpoint_minutes,
-    loader_threads. Optional: graph, replay the step as CUDA graphs; crops, False for central ones only; probe, after so many
-    steps again and again note the error on a part of the training images; until, end once that error is no larger.
+    settings: a cpnet.settings.Settings.
     `stop()` is asked after every step; once true, the run is saved and Stopped raised.
     """
 
     def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write, progress=True):
         self.network, self.dataset, self.folder, self.settings = network, dataset, folder, settings
         self.state, self.stop, self.say, self.progress = state or State(), stop, say, progress
-        self.schedule = schedule(settings["schedule"], settings["epochs"])
+        self.schedule = schedule(settings.schedule, settings.epochs)
         if self.state.schedule:
             self.schedule.restore(self.state.schedule)
-        work = GraphStep if settings.get("graph") else Step
-        self.work = work(network, seed=settings["seed"], momentum=settings["momentum"], decay=settings["decay"])
+        work = GraphStep if settings.graph else Step
+        self.work = work(network, seed=settings.seed, momentum=settings.momentum, decay=settings.decay)
         self.work.restart(self.state.loss, self.state.wrong, self.state.step)
-        self.probe = Probe(network, dataset, settings["batch"]) if settings.get("probe") else None
+        self.probe = Probe(network, dataset, settings.batch) if settings.probe else None
         self.saved_at = self.read_at = time.monotonic()
         self.warned = False
         self.remark = ""  # on the last epoch's speed
@@ -75,7 +73,7 @@ class Trainer:
     @property
     def rate(self):
         """The present learning rate."""
-        return self.settings["lr"] / 10**self.schedule.drops
+        return self.settings.lr / 10**self.schedule.drops
 
     def train(self):
         """Train to the last epoch, or `until`. Raises Stopped when asked to stop, Diverged for a loss that is not finite."""
@@ -84,7 +82,7 @@ class Trainer:
         if not self.folder.last.exists():
             self._probe()
             self.save()
-        while self.state.epoch < self.settings["epochs"] and not self.reached():
+        while self.state.epoch < self.settings.epochs and not self.reached():
             try:
                 self._epoch()
                 result = self._validate()
@@ -97,7 +95,7 @@ class Trainer:
 
     def reached(self):
         """Whether the training error has come down to where the run ends."""
-        until = self.settings.get("until")
+        until = self.settings.until
         return until is not None and bool(self.state.probes) and self.state.probes[-1][1] <= until
 
     def step(self, images, labels):
@@ -118,7 +116,7 @@ class Trainer:
         self._check_finite()
         self.state.schedule = self.schedule.state()
         for path in [self.folder.best] * best + [self.folder.last]:
-            checkpoint.save(path, self.network, settings=self.settings, state=asdict(self.state),
+            checkpoint.save(path, self.network, settings=self.settings.as_dict(), state=asdict(self.state),
                             mean=self.dataset.mean, classes=self.dataset.classes)
         self.folder.write_probes(self.state.probes)
         self.saved_at = time.monotonic()
@@ -126,11 +124,11 @@ class Trainer:
     def _epoch(self):
         """The rest of the present epoch's batches."""
         settings, state = self.settings, self.state
-        with Feed(self.network, self.dataset, "train", batch=settings["batch"], seed=settings["seed"], epoch=state.epoch,
-                  start=state.batch, drop_last=True, shuffle=settings.get("shuffle", "full"), mirror=settings["mirror"],
-                  colour=settings["colour"], crops=settings.get("crops", True), threads=settings["loader_threads"]) as feed, \
-             tqdm(total=state.images + len(feed) * settings["batch"], initial=state.images, unit=" images", leave=False,
-                  desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
+        with Feed(self.network, self.dataset, "train", batch=settings.batch, seed=settings.seed, epoch=state.epoch,
+                  start=state.batch, drop_last=True, shuffle=settings.shuffle, mirror=settings.mirror,
+                  colour=settings.colour, crops=settings.crops, threads=settings.loader_threads) as feed, \
+             tqdm(total=state.images + len(feed) * settings.batch, initial=state.images, unit=" images", leave=False,
+                  desc=f"epoch {state.epoch + 1}/{settings.epochs}", disable=not self.progress) as bar:
             last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
             for images, labels, _ in feed:
                 self.step(images, labels)
@@ -138,7 +136,7 @@ class Trainer:
                 state.images += len(labels)
                 self._probe()
                 stop = self.stop() or self.reached()
-                due = time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]
+                due = time.monotonic() - self.saved_at >= 60 * settings.checkpoint_minutes
                 if stop or due or state.batch == last or self._may_read():
                     self.read(images)
                     bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
@@ -153,7 +151,7 @@ class Trainer:
 
     def _probe(self):
         """Note the error on the probed images, if this is a step to do so."""
-        if self.probe and self.state.step % self.settings["probe"] == 0:
+        if self.probe and self.state.step % self.settings.probe == 0:
             self.state.probes.append([self.state.step, self.probe()])
 
     def _may_read(self):
@@ -162,8 +160,8 @@ class Trainer:
                 or self.state.step == STUCK_STEPS)
 
     def _validate(self):
-        return evaluate(self.network, self.dataset, "val", batch=self.settings["batch"],
-                        threads=self.settings["loader_threads"], progress=self.progress, stop=self.stop)
+        return evaluate(self.network, self.dataset, "val", batch=self.settings.batch,
+                        threads=self.settings.loader_threads, progress=self.progress, stop=self.stop)
 
     def _finish_epoch(self, result):
         state, rate = self.state, self.rate
@@ -185,8 +183,8 @@ class Trainer:
                  (f"; the rate drops to {self.rate:g}" if self.rate < rate else ""))
 
     def _epoch_line(self, line):
-        left = line["seconds"] * (self.settings["epochs"] - line["epoch"])
-        return (f"epoch {line['epoch']}/{self.settings['epochs']}: rate {line['lr']:g}, "
+        left = line["seconds"] * (self.settings.epochs - line["epoch"])
+        return (f"epoch {line['epoch']}/{self.settings.epochs}: rate {line['lr']:g}, "
                 f"training loss {line['train_loss']:.4f}, error {line['train_top1']:.2%}; "
                 f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}; "
                 f"{line['images_per_s']:,.0f} images/s, {duration(left)} left")
@@ -195,9 +193,9 @@ class Trainer:
         """Say once what a person should know: a run that will take weeks, a loss that does not leave the plateau."""
         state, classes = self.state, len(self.dataset.classes)
         if state.batch == 3:
-            whole = state.seconds / state.images * len(self.dataset.splits["train"]) * self.settings["epochs"]
+            whole = state.seconds / state.images * len(self.dataset.splits["train"]) * self.settings.epochs
             if whole > 2 * 86400:
-                self.say(WEEKS.format(epochs=self.settings["epochs"], duration=duration(whole)))
+                self.say(WEEKS.format(epochs=self.settings.epochs, duration=duration(whole)))
         mean = state.loss / state.images
         due = state.batch == last or state.step == STUCK_STEPS
         if due and not self.warned and abs(mean - math.log(classes)) < 0.01 * math.log(classes):
@@ -212,18 +210,18 @@ class Trainer:
             if not where and not all(np.isfinite(to_host(output)).all() for output in outputs):
                 where.append(layer.name)
 
-        self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=step), watch)
+        self.network.forward(images, Pass(training=True, seed=self.settings.seed, step=step), watch)
         late = self.state.step - step - 1
         noticed = f" (noticed {late} step{'s' * (late > 1)} later)" if late else ""
         place = f"first in layer {where[0]}" if where else "with that step's images" if late else "in the loss itself"
         return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from before. "
-                f"Try a smaller --lr than {self.settings['lr']:g}")
+                f"Try a smaller --lr than {self.settings.lr:g}")
 
     def _check_finite(self):
         for name in self.network.parameters:
             if not np.isfinite(self.network.get("values", name)).all():
                 raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
-                               f"from before. Try a smaller --lr than {self.settings['lr']:g}")
+                               f"from before. Try a smaller --lr than {self.settings.lr:g}")
 
 
 class Stopping:

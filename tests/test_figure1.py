@@ -170,7 +170,7 @@ def made_up(monkeypatch):
     counted = []
 
     def measure(self):
-        unit, rate, step = self.settings["table"]["activation"], self.settings["lr"], self.state.step
+        unit, rate, step = self.settings.table["activation"], self.settings.lr, self.state.step
         if rate > 0.03 and step == 3:
             raise Diverged("the loss is nan")
         counted.append(step)

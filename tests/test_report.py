@@ -22,6 +22,7 @@ from cpnet.network import Network
 from cpnet.report.facts import Looked, Run, last_hidden_of, snapshots
 from cpnet.report.report import ALL_CLASSES, WORST, report
 from cpnet.run_folder import RunFolder
+from cpnet.settings import Settings
 from cpnet.studies.features import Features, extract
 from data.store.dataset import Dataset
 from tests.helpers import small_set
@@ -182,7 +183,7 @@ DAMAGE = [
     ("config.json", b"{", "config.json: is damaged"),
     ("config.json", b"[]", "config.json: is damaged: it holds no object"),
     ("config.json", b"\xff\xfe", "cannot be read as a run"),
-    ("config.json", b"{}", "config.json: has no 'batch'"),
+    ("config.json", b"{}", "config.json: has no 'table'"),
     ("log.jsonl", b'{"epoch": 1}\n', "log.jsonl: has no 'images_per_s'"),
     ("log.jsonl", b"\n", "log.jsonl, line 1: is damaged"),
     ("filters/001.npy", b"no", "001.npy: cannot be read"),
@@ -227,14 +228,15 @@ def test_the_command_to_repeat_it_makes_the_same_run(trained, monkeypatch, words
 
     def settings(line):
         with Dataset("squares.h5") as dataset:
-            return train.new_settings(train.parser("").parse(shlex.split(line)), dataset)
+            return train.new_settings(train.parser().parse(shlex.split(line)), dataset)
 
     first = settings(f"--data squares.h5 --devices cpu,cpu --batch 64 {words}")
-    again = command(Run("a", first, [], None, {}))
+    again = command(Run("a", first.as_dict(), [], None, {}))
     assert again.startswith("python run.py --data squares.h5 --net ")
     elsewhere = {"checkpoint_minutes", "loader_threads", "devices"}  # of the machine
     second = settings(again.removeprefix("python run.py "))
-    assert {key: first[key] for key in first.keys() - elsewhere} == {key: second[key] for key in second.keys() - elsewhere}
+    for name, value in vars(first).items():
+        assert name in elsewhere or getattr(second, name) == value
 
 
 def test_where_and_when_it_ran_is_kept(here):
@@ -257,8 +259,8 @@ def test_a_thousand_classes_of_large_images(rng):
         read=lambda name, which: rng.integers(0, 256, (len(which), 3, 256, 256), np.uint8))
     probabilities = rng.dirichlet(np.ones(1000), 3000).astype(np.float32)
     probabilities[np.arange(2000), labels[:2000]] += 1
-    settings = {"table": nets.build("alexnet").settings, "data": "i.h5", "epochs": 90, "batch": 128, "lr": 0.01,
-                "momentum": 0.9, "decay": 0.0005, "schedule": "plateau", "seed": 0, "mirror": True, "colour": True}
+    settings = Settings(**{"table": nets.build("alexnet").settings, "data": "i.h5", "epochs": 90, "batch": 128, "lr": 0.01,
+                "momentum": 0.9, "decay": 0.0005, "schedule": "plateau", "seed": 0, "mirror": True, "colour": True}).as_dict()
     history = [{"epoch": epoch, "step": epoch, "lr": 0.01 if epoch < 60 else 0.001, "train_loss": 7 / epoch, "seconds": 2e3,
                 "train_top1": 1 / epoch, "val_loss": 6 / epoch, "val_top1": 0.9 / epoch, "val_top5": 0.5 / epoch,
                 "images_per_s": 900.0} for epoch in range(1, 91)]
@@ -276,8 +278,8 @@ def test_a_thousand_classes_of_large_images(rng):
     ("plateau", "learning rate 0.01, divided by 10 when the validation error stops improving; "),
     ("2,4", "learning rate 0.01, divided by 10 after epochs 2, 4; "), ("constant", "learning rate 0.01 throughout; ")])
 def test_the_schedule_in_words(schedule, words):
-    settings = {"table": nets.build("mini", (1, 24, 24), 10).settings, "data": "i.h5", "epochs": 9, "batch": 128, "lr": 0.01,
-                "momentum": 0.9, "decay": 0.0005, "schedule": schedule, "seed": 0, "mirror": True, "colour": True}
+    settings = Settings(**{"table": nets.build("mini", (1, 24, 24), 10).settings, "data": "i.h5", "epochs": 9, "batch": 128, "lr": 0.01,
+                "momentum": 0.9, "decay": 0.0005, "schedule": schedule, "seed": 0, "mirror": True, "colour": True}).as_dict()
     assert words in Page(report(Run("i", settings, [], None, {}), "python run.py", None, "no images")).text
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.files import write_atomically
-from cpnet.options import Parser, device_options, positive
+from cpnet.kinds import names, positive
+from cpnet.options import Parser, device_options
 from cpnet.studies import ablate
 
 
@@ -17,14 +18,14 @@ def main(words):
     parser.add_argument("--epochs", type=positive, default=30, help="of every run")
     parser.add_argument("--batch", type=positive, default=128, help="images an update")
     parser.add_argument("--seeds", type=positive, default=1, help="runs of every variant: seeds 0, 1, …")
-    parser.add_argument("--only", type=train.names, default=[], metavar="VARIANTS",
+    parser.add_argument("--only", type=names, default=[], metavar="VARIANTS",
                         help="some of " + ", ".join(variant.name for variant in ablate.VARIANTS[1:]))
     parser.add_argument("--runs", default="runs/ablate", help="the folder of the series")
     device_options(parser)
     options = parser.parse(words)
     with open_data(options.data) as dataset:
         words = ["--batch", str(options.batch), *(["--net", options.net] if options.net else [])]
-        net = train.new_settings(train.parser("").parse(words), dataset)["table"]["name"]
+        net = train.new_settings(train.parser().parse(words), dataset).table["name"]
         variants = ablate.choose(options.only, net, dataset.channels == 3)
         data = str(Path(dataset.path).resolve())
     series.begin(Path(options.runs) / "ablate.json",

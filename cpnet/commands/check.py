@@ -3,7 +3,8 @@ import sys
 from pathlib import Path
 
 from cpnet.errors import CpnetError
-from cpnet.options import Parser, positive
+from cpnet.kinds import positive
+from cpnet.options import Parser
 from data.check import SAMPLE, check
 from data.sheet import contact_sheet
 from data.store.dataset import Dataset

@@ -1,6 +1,7 @@
 """Short binary codes by an auto-encoder, to a file."""
 from cpnet.commands.common import one_device, one_device_options
-from cpnet.options import Parser, above_zero, positive, whole
+from cpnet.kinds import above_zero, positive, whole
+from cpnet.options import Parser
 from cpnet.studies.codes import make
 from cpnet.studies.features import open_vectors
 

@@ -6,8 +6,8 @@ from cpnet import nets, threads
 from cpnet.checkpoint import Checkpoint
 from cpnet.gpu import precision
 from cpnet.gpu.devices import best, named, remarks
+from cpnet.kinds import positive
 from cpnet.network import Network
-from cpnet.options import positive
 from data.store.dataset import Dataset
 
 DATA = Path(__file__).parents[2] / "data"
@@ -25,16 +25,16 @@ def open_data(path):
 
 
 def place(settings, options):
-    """The net of `settings`, with fresh weights, on the devices of the options or the settings."""
+    """The net of the Settings, with fresh weights, on their devices."""
     if options.threads:
         threads.set_threads(options.threads)
-    precision.set_math(settings.get("math", "fp32"))
-    table = nets.build(**settings["table"])
-    devices = named(settings.get("devices", "cpu"), table.columns)
+    precision.set_math(settings.math)
+    table = nets.build(**settings.table)
+    devices = named(settings.devices, table.columns)
     for remark in remarks(devices):
         print(remark, file=sys.stderr)
-    network = Network(table, devices, seed=settings["seed"])
-    network.scale_rates(settings.get("lr_scale", {}))
+    network = Network(table, devices, seed=settings.seed)
+    network.scale_rates(settings.lr_scale)
     return network
 
 
@@ -49,8 +49,10 @@ def default_devices(table):
 def load(path, options):
     """The checkpoint at `path` and its net."""
     checkpoint = Checkpoint(path)
-    devices = options.devices or default_devices(nets.build(**checkpoint.settings["table"]))
-    network = place({**checkpoint.settings, "devices": devices, "math": options.math}, options)
+    settings = checkpoint.run_settings()
+    settings.devices = options.devices or default_devices(nets.build(**settings.table))
+    settings.math = options.math
+    network = place(settings, options)
     checkpoint.restore(network, ["values"])
     return checkpoint, network
 

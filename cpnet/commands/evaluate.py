@@ -10,7 +10,8 @@ from cpnet.commands.common import load, open_data
 from cpnet.errors import CpnetError
 from cpnet.evaluate import predict_split, see_as_trained
 from cpnet.figures import draw_confusion, draw_predictions
-from cpnet.options import Parser, device_options, positive
+from cpnet.kinds import positive
+from cpnet.options import Parser, device_options
 
 SHOWN = 8  # images of figure 4, left
 

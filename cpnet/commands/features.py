@@ -3,7 +3,8 @@ from pathlib import Path
 
 from cpnet.commands.common import load, open_data
 from cpnet.evaluate import see_as_trained
-from cpnet.options import Parser, device_options, positive
+from cpnet.kinds import positive
+from cpnet.options import Parser, device_options
 from cpnet.studies.features import extract, last_hidden
 
 

@@ -1,5 +1,6 @@
 """Public data sets, downloaded and checked."""
-from cpnet.options import Parser, fail
+from cpnet.errors import fail
+from cpnet.options import Parser
 from data.sources.fetch import SOURCES, fetch
 
 

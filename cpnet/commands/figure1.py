@@ -9,7 +9,8 @@ from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.errors import CpnetError, Diverged
 from cpnet.files import write_atomically
-from cpnet.options import Parser, device_options, positive, share, whole
+from cpnet.kinds import positive, share, whole
+from cpnet.options import Parser, device_options
 from cpnet.run_folder import RunFolder
 from cpnet.studies import figure1
 
@@ -47,7 +48,7 @@ def main(words):
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         with open_data(options.data) as dataset:
             words = ["--net", options.net, "--batch", str(options.batch)]
-            own = train.new_settings(train.parser("").parse(words), dataset)["lr"]
+            own = train.new_settings(train.parser().parse(words), dataset).lr
             level = (COLOUR if dataset.channels == 3 else GREY) if options.level is None else options.level
             data, epoch = Path(dataset.path).resolve(), len(dataset.split("train")) // options.batch
         settings = {"data": str(data), "net": options.net, "level": level, "batch": options.batch, "seed": options.seed,

@@ -1,6 +1,7 @@
 """Images alike: precision and speed of retrieval, and figure 4, right."""
 from cpnet.commands.common import one_device, one_device_options, open_data
-from cpnet.options import Parser, positive, whole
+from cpnet.kinds import positive, whole
+from cpnet.options import Parser
 from cpnet.studies.codes import Codes
 from cpnet.studies.features import Features
 from cpnet.studies.retrieval import Retrieval

@@ -2,7 +2,8 @@
 import json
 
 from cpnet.commands.common import load
-from cpnet.options import Parser, device_options, positive
+from cpnet.kinds import positive
+from cpnet.options import Parser, device_options
 from cpnet.predict import predict
 
 

@@ -2,7 +2,9 @@
 import os
 import sys
 
-from cpnet.options import Parser, above_zero, fail, positive, share, whole
+from cpnet.errors import fail
+from cpnet.kinds import above_zero, positive, share, whole
+from cpnet.options import Parser
 from data.prepare import prepare
 from data.store.part import STORES
 

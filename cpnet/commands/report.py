@@ -11,7 +11,8 @@ from cpnet.commands.common import load
 from cpnet.errors import CpnetError
 from cpnet.evaluate import see_as_trained
 from cpnet.files import write_atomically
-from cpnet.options import Parser, device_options, positive
+from cpnet.kinds import positive
+from cpnet.options import Parser, device_options
 from cpnet.report.facts import Run, look, snapshots
 from cpnet.report.report import report
 from cpnet.run_folder import RunFolder
@@ -69,11 +70,11 @@ def command(run):
     """The command line that makes a run with the same settings, on any machine."""
     settings, table = run.settings, run.table
     profile = nets.PROFILES[table.settings["profile"]]
-    usual = {"lr": table.rate, "weight_decay": table.decay, "epochs": profile.epochs, "schedule": profile.schedule}
+    usual = {"lr": table.rate, "decay": table.decay, "epochs": profile.epochs, "schedule": profile.schedule}
     net = {key: value for key, value in table.settings.items() if key not in ("name", "image", "classes")}
-    chosen = {**settings, **net, "net": table.settings["name"], "weight_decay": settings["decay"]}
+    chosen = {**settings, **net, "net": table.settings["name"]}
     words = []
-    for action in train.parser("")._actions:
+    for action in train.parser()._actions:
         value = chosen.get(action.dest)
         if action.dest in PLACES or value in (None, usual.get(action.dest, action.default)):
             continue

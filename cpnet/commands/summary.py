@@ -2,13 +2,14 @@
 from cpnet import nets
 from cpnet.figures import draw_net
 from cpnet.gpu.devices import named
-from cpnet.options import Parser, net_options, net_settings, positive
+from cpnet.kinds import positive
+from cpnet.options import Parser, net_options, net_settings
 from cpnet.summary import summary
 
 
 def main(words):
     parser = Parser(prog="run.py summary", description="a net's layers: shapes, neurons, parameters, multiply-adds, places")
-    net_options(parser)
+    net_options(parser, parser)
     parser.add_argument("--classes", type=positive, help="(default: 1000; 10 for small nets)")
     parser.add_argument("--image", default=None, metavar="C,H,W", help="of a crop (default: 3,224,224; for small nets 1,24,24)")
     parser.add_argument("--devices", default="cpu", help="where to place the columns")

@@ -1,5 +1,6 @@
 """Random images, to measure speed."""
-from cpnet.options import Parser, positive, whole
+from cpnet.kinds import positive, whole
+from cpnet.options import Parser
 from data.prepare import synthetic
 
 

@@ -59,15 +59,15 @@ def _run(run, command, looked):
     augmented = ["mirrors"] * settings["mirror"] + ["shifts of colour"] * (settings["colour"] and channels == 3)
     rows = [("net", _described(run.table)), ("images", _images(settings["data"], looked)), ("training", _training(run)),
             ("augmentation", ", ".join([crops, *augmented])), ("seed", settings["seed"])]
-    if settings.get("init_from"):
-        fresh = f", but for {', '.join(settings['replace'])}" if settings.get("replace") else ""
+    if settings["init_from"]:
+        fresh = f", but for {', '.join(settings['replace'])}" if settings["replace"] else ""
         rows.append(("started from", f"{settings['init_from']}{fresh}"))
-    for number, place in enumerate(settings.get("started", [])):
+    for number, place in enumerate(settings["started"]):
         versions = [f"{name} {place[key]}" for name, key in (("Python", "python"), ("NumPy", "numpy"), ("CuPy", "cupy"),
                                                              ("CUDA", "cuda"), ("driver", "driver")) if place.get(key)]
         where = [place.get("card"), place.get("cpu"), f"{place.get('cores')} cores", *versions, place.get("blas")]
         rows.append(("went on" if number else "begun", f"{place.get('date')} on {', '.join(filter(None, where))}"))
-    rows.append(("devices", settings.get("devices", "cpu")))
+    rows.append(("devices", settings["devices"]))
     if run.checkpoint:
         rows.append(("looked at below", run.weights))
     words = [piece for word in command.split(" ") for piece in (tag("span", word), " ")]  # lines break between words only
