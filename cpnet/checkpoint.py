@@ -1,6 +1,7 @@
 """Checkpoints: one HDF5 file that holds all of a run, readable with h5py and nothing else.
 
-    attributes      format = "cpnet-checkpoint", version; settings, state (JSON text)
+    attributes      format = "cpnet-checkpoint", version (of the format), program (the version of cpnet),
+                    settings, state (JSON text)
     values/NAME     every parameter as a whole array, whatever the placement it was trained in
     velocities/NAME the update rule's velocities
     mean, classes   the data set's mean image (C, H, W) and class names: enough to predict from this file alone
@@ -14,6 +15,7 @@ import os
 import h5py
 import numpy as np
 
+from cpnet import __version__, nets, settings
 from cpnet.errors import CpnetError
 
 FORMAT, VERSION = "cpnet-checkpoint", 1
@@ -36,10 +38,11 @@ def write_atomically(path, content):
 
 
 def save(path, network, *, settings, state, mean, classes):
-    """Write a checkpoint. settings, state: what JSON can hold. Raises CpnetError if the disk will not have it."""
+    """Write a checkpoint. settings, state: dicts that JSON can hold. Raises CpnetError if it cannot be written."""
     image = io.BytesIO()  # HDF5 does not survive a full disk cleanly, so the file is made in memory
     with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, settings=json.dumps(settings), state=json.dumps(state))
+        file.attrs.update(format=FORMAT, version=VERSION, program=__version__,
+                          settings=json.dumps(dict(settings)), state=json.dumps(state))
         for kind in KINDS:
             for name in network.parameters:
                 file[f"{kind}/{name}"] = network.get(kind, name)
@@ -49,7 +52,10 @@ def save(path, network, *, settings, state, mean, classes):
 
 
 class Checkpoint:
-    """A checkpoint's content: settings, state, mean, classes, and arrays[kind][name]. Raises CpnetError if it is not one."""
+    """What a checkpoint holds: settings and state (dicts), mean, classes, and arrays[kind][name].
+
+    Raises CpnetError for a file that is not a checkpoint.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -68,20 +74,32 @@ class Checkpoint:
         except (OSError, KeyError, ValueError) as error:
             raise CpnetError(f"{path}: cannot be read as a checkpoint ({error}); is it whole?") from error
 
+    def run(self):
+        """The Settings of the run that wrote it. Raises CpnetError, naming the key, if they are not such as a run has."""
+        return settings.read(self.path, self.settings)
+
+    def net(self):
+        """The Settings, of which all but the net may be missing: imported weights come from no run."""
+        return settings.read(self.path, self.settings, needed=["table"])
+
+    def table(self):
+        """The Table of its net."""
+        return nets.build(**self.net().table)
+
     def restore(self, network, kinds=KINDS):
-        """Give `network` the arrays. Raises CpnetError, naming the first difference, for a checkpoint of another net."""
+        """Give `network` the arrays. Raises CpnetError, naming the first difference, if they are of another net."""
         for kind in kinds:
             check_arrays(self.path, self.arrays[kind], network.parameters)
             for name, array in self.arrays[kind].items():
                 network.set(kind, name, array)
 
     def initialise(self, network, replace=()):
-        """Give `network` the trained values, but for the layers named in `replace`, which keep the values they have.
+        """Give `network` the trained values, except for the layers named in `replace`, which keep the values they have.
 
-        Raises CpnetError for a layer that the net does not have, for arrays that do not fit and are not replaced, and for a
-        net of another profile, in which weights of the same shapes mean something else.
+        Raises CpnetError for a layer that the net does not have, and for arrays that do not fit and are not replaced.
+        It also does so for a net of another profile, in which weights of the same shapes mean something else.
         """
-        profile = self.settings["table"]["profile"]
+        profile = self.table().settings["profile"]
         if profile != network.table.settings["profile"]:
             raise CpnetError(f"{self.path}: was trained with --profile {profile}: give that")
         unknown = set(replace) - {name.rpartition(".")[0] for name in network.parameters}

@@ -1,32 +1,69 @@
-"""What figures depend on: the machine and the versions, as every run and every bench records them."""
+"""On what a program runs: the machine and the versions. Every run and every bench records them; --version prints them."""
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
-from threadpoolctl import threadpool_info
+from cpnet import __version__
 
-from cpnet import launch
+CUPY = "cupy-cuda13x", "cupy-cuda12x", "cupy"  # the names under which CuPy is installed
 
 
 def machine(devices="cpu"):
-    """A dictionary: CPU, cores, versions, date; with GPUs the card, its driver, and CUDA's and CuPy's versions too."""
+    """A dictionary: CPU, cores, versions, date. If `devices` are GPUs, also the card, its driver, CUDA and CuPy."""
+    found = {"version": __version__, "cpu": cpu(), "cores": cores(), "python": platform.python_version(),
+             "numpy": version("numpy"), "blas": blas(), "torch": version("torch"), "date": time.strftime("%Y-%m-%d")}
+    return found if devices.startswith("cpu") else {**found, **card(int(devices.split(",")[0]))}
+
+
+def about():
+    """What a report of a bug needs, as text. It starts nothing on a GPU, and misses nothing that is not installed."""
+    cupy = next((f"{name} {version(name)}" for name in CUPY if version(name)), "not installed")
+    cards = ask_cards("index,name,memory.total")
+    libraries = [f"{name} {version(package) or 'not installed'}"
+                 for name, package in (("h5py", "h5py"), ("Numba", "numba"), ("Pillow", "pillow"))]
+    return "\n".join([
+        f"cpnet {__version__}",
+        f"Python {platform.python_version()} on {platform.platform()}",
+        f"NumPy {version('numpy') or 'not installed'}, BLAS: {blas() or 'unknown'}",
+        ", ".join(libraries),
+        f"CuPy: {cupy}",
+        f"NVIDIA driver: {driver() or 'not found'}",
+        *([f"GPU {line}" for line in cards] or ["GPUs: none found"]),
+        f"CPU: {cpu()}, {cores()} cores"])
+
+
+def cpu():
+    """The name of the CPU."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    blas = sorted({f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
-                   for pool in threadpool_info() if pool["user_api"] == "blas"})
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__,
-            "blas": ", ".join(blas), "torch": version("torch"), "date": time.strftime("%Y-%m-%d"),
-            **({} if devices.startswith("cpu") else card(int(devices.split(",")[0])))}
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blas():
+    """The libraries that compute NumPy's matrix products, as text; "" if that cannot be known."""
+    try:
+        import numpy  # noqa: F401 (loads its BLAS)
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return ""
+    return ", ".join(sorted({f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
+                             for pool in threadpool_info() if pool["user_api"] == "blas"}))
 
 
 def version(package):
-    """Its version, or "" where it is not installed."""
+    """The version of an installed package; "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -35,10 +72,28 @@ def version(package):
 
 def card(number):
     """What GPU `number` is."""
+    from cpnet import launch
     gpus = launch.gpus()
-    driver = ""
-    if shutil.which("nvidia-smi"):
-        asked = subprocess.run(["nvidia-smi", f"--id={number}", "--query-gpu=driver_version", "--format=csv,noheader"],
-                               capture_output=True, text=True)
-        driver = asked.stdout.strip() if asked.returncode == 0 else ""
-    return {"card": gpus.name(number), "driver": driver, **gpus.versions(number)}
+    return {"card": gpus.name(number), "driver": driver(number), **gpus.versions(number)}
+
+
+def driver(number=0):
+    """The version of NVIDIA's driver; "" if there is none."""
+    answers = ask_cards("driver_version", f"--id={number}")
+    if answers:
+        return answers[0]
+    loaded = Path("/proc/driver/nvidia/version")  # there also without nvidia-smi
+    found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", loaded.read_text()) if loaded.exists() else None
+    return found[1] if found else ""
+
+
+def ask_cards(query, *options):
+    """nvidia-smi's answers, a line for each GPU; [] if there is none. Unlike CUDA, it makes no context on a GPU."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    try:
+        asked = subprocess.run(["nvidia-smi", *options, f"--query-gpu={query}", "--format=csv,noheader"],
+                               capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return asked.stdout.strip().splitlines() if asked.returncode == 0 else []

@@ -100,6 +100,7 @@ def four_layer(image, classes, profile, act, norm):
     ]
 
 
+ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
 POOLS = {"3x3s2": {"z": 3, "s": 2, "ceil": True},
          "2x2s2": {"z": 2, "s": 2, "ceil": False}}  # s = z = 2: as many outputs, from windows that do not overlap
 
@@ -164,7 +165,7 @@ def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="
         raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, these are {image[1]}×{image[2]}"
                          + ": try --net mini" * (net.smallest > NETS["mini"].smallest))
     choice = choose(profile, PROFILES, "profile")
-    unit = choose(activation, {"relu": ReLU, "tanh": Tanh}, "activation")
+    unit = choose(activation, ACTIVATIONS, "activation")
     layers = net.layers(tuple(image), classes, choice,
                         lambda name: unit(f"{name} {activation}"),
                         lambda name: [LRN(f"{name} lrn", k=choice.lrn_k, alpha=choice.lrn_alpha,

@@ -1,25 +1,41 @@
-"""What the command line's parsers share: errors of one line, checked numbers, and the options of several commands."""
+"""What the commands' parsers share: errors of one line, help that names the defaults, and the settings as options."""
 import argparse
 import difflib
-import math
-import os
-import sys
+import textwrap
+from copy import copy
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+from cpnet import kinds, nets
+from cpnet.errors import CpnetError, fail
+from cpnet.settings import DEVICE, GROUPS, Item, NetSettings, Settings
 
 
-class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names every default, but for those that the help describes in words."""
+class Formatter(argparse.HelpFormatter):
+    """Ends an option's help with its default, if that is a value: not nothing, and not yes or no."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        value = action.default
+        if value in (None, argparse.SUPPRESS, [], {}) or isinstance(value, bool):
+            return action.help
+        return f"{action.help} Default: %(default)s."
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):
-    """One line an error, and the nearest valid option to one that does not exist."""
+    """The parser of one command. Each error is one line. That of an unknown option names the nearest known one."""
 
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=Formatter, **options)
+    def __init__(self, command, arguments, description, epilog=""):
+        """arguments: what stands behind the command in the line of its usage, such as "CHECKPOINT"."""
+        words = [f"python run.py {command}", arguments, "[options]"]
+        super().__init__(prog=words[0], usage=" ".join(filter(None, words)), description=description, epilog=epilog,
+                         allow_abbrev=False, add_help=False, formatter_class=Formatter)
+        self.add_argument("-h", "--help", action="help", help="Prints this help.")
 
     def parse(self, words):
+        """The options among `words`, and the defaults of all others."""
         options, unknown = self.parse_known_args(words)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
@@ -27,72 +43,129 @@ class Parser(argparse.ArgumentParser):
             self.error(f"there is no option {unknown[0]}: did you mean {near[0]}? --help lists them all")
         return options
 
+    def given(self, words):
+        """{dest: spelling} of the options that `words` themselves name."""
+        typed = {word.split("=")[0] for word in words}
+        spellings = {}
+        for action in self._actions:
+            for spelling in typed.intersection(action.option_strings):
+                spellings[action.dest] = spelling
+        return spellings
+
     def error(self, message):
         raise SystemExit(fail(message, 2))
 
 
-def fail(message, code=1):
-    """Print an error as one line; returns the exit code."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    return code
+def add_threads(parser, work, old_spelling=None):
+    """Add --threads, for threads that do the `work`. An old spelling still works, but the help does not show it."""
+    parser.add_argument("--threads", type=kinds.positive, metavar="N",
+                        help=f"Uses N threads of the CPU to {work}. Default: one for each core.")
+    if old_spelling:
+        parser.add_argument(old_spelling, dest="threads", type=kinds.positive, default=argparse.SUPPRESS,
+                            help=argparse.SUPPRESS)
 
 
-def number(kind, low, what, *, strict=False):
-    """An argument type: a finite `kind` of at least (`strict`: above) `low`."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (value > low if strict else value >= low) or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-    return parse
+class Option(NamedTuple):
+    """A setting that is an option of the command line."""
+    name: str  # the setting's
+    item: Item
+    of_net: bool  # whether it is one of NetSettings
 
 
-whole, positive = number(int, 0, "a whole number, 0 or more"), number(int, 1, "a whole number above 0")
-above_zero, zero_or_more = number(float, 0, "a number above 0", strict=True), number(float, 0, "a number, 0 or more")
+def _options():
+    """{dest: Option} of all settings that are options."""
+    found = {}
+    for kind in NetSettings, Settings:
+        for each in fields(kind):
+            item = each.metadata["item"]
+            if item.option:
+                found[item.dest or each.name] = Option(each.name, item, kind is NetSettings)
+    return found
 
 
-def share(text):
-    """An argument type: 0.1% or 0.001 → 0.001."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 0.1% or 0.001")
-    return value
+OPTIONS = _options()
+OF_NET = [dest for dest, option in OPTIONS.items() if option.of_net]
+OF_DEVICE = "devices", "math", "loader_threads"
 
 
-def net_options(parser):
-    """Options that choose a net."""
-    parser.add_argument("--net", help="alexnet, alexnet-one-column, alexnet-conv6, mini, mini-one-column, mini-conv6, "
-                                      "four-layer (default: by the images)")
-    parser.add_argument("--profile", default="paper", help="paper; as-run: what the authors' own code did otherwise; "
-                                                               "caffe-alexnet, caffenet: for weights from Caffe")
-    parser.add_argument("--activation", default="relu", help="relu or tanh (figure 1)")
-    parser.add_argument("--no-lrn", dest="lrn", action="store_false", help="leave out response normalization")
-    parser.add_argument("--pool", default="3x3s2", help="windows of 3×3, 2 apart, or 2x2s2, which do not overlap")
-    parser.add_argument("--no-dropout", dest="dropout", action="store_false", help="leave out dropout")
-    parser.add_argument("--no-exchange", dest="exchange", action="store_false",
-                        help="the columns never communicate before the last layer")
-    parser.add_argument("--drop-layer", help="leave out a convolution between others: conv3 or conv4")
+def add_settings(parser, chosen=tuple(OPTIONS)):
+    """Add the options `chosen` to a parser, in groups. Returns {name of a group: argparse's group}."""
+    groups = {}
+    for name in GROUPS:
+        members = [dest for dest in chosen if OPTIONS[dest].item.group == name]
+        if members:
+            groups[name] = parser.add_argument_group(name)
+        for dest in members:
+            _add_option(groups[name], dest, OPTIONS[dest].item)
+    return groups
+
+
+def _add_option(group, dest, item):
+    shown = {"dest": dest, "help": item.text.replace("%", "%%")}
+    if item.kind is not kinds.flag:
+        shown.update(type=item.kind, default=copy(item.default), metavar=item.metavar)
+    elif item.default:  # --no-…
+        shown.update(action="store_false")
+    else:
+        shown.update(action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument(item.option, **shown)
+
+
+def add_devices(parser):
+    """Add the options that say where a net runs."""
+    add_threads(add_settings(parser, OF_DEVICE)[DEVICE], "compute")
 
 
 def net_settings(options):
-    """What `net_options` brought, as arguments of `nets.build`."""
-    return {name: getattr(options, name)
-            for name in ("profile", "activation", "lrn", "pool", "dropout", "exchange", "drop_layer")}
+    """The net's settings among the options, except for its name: arguments of `nets.build`."""
+    return {OPTIONS[dest].name: getattr(options, dest) for dest in OF_NET if dest != "net"}
 
 
-def device_options(parser):
-    """Options that say where to compute."""
-    parser.add_argument("--devices",
-                        help="cpu; GPUs by number: 0; 0,1 places each column on its own (0,0 and cpu,cpu do so on one) "
-                             "(default: the best there is, which it says)")
-    parser.add_argument("--math", choices=("fp32", "tf32"), default="fp32",
-                        help="of products on GPUs with tensor cores: as exact as float32, or faster by TF32, to 3 digits")
-    parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
-    parser.add_argument("--loader-threads", type=positive, default=max(1, (os.cpu_count() or 1) // 4),
-                        help="CPU threads that read and prepare images")
+def resumed(settings, options, given):
+    """The `settings` of a run, with those options that may change when it is resumed.
+
+    given: {dest: spelling} of the options that were typed. One of them that may not change must have the run's
+    own value. Raises CpnetError, naming both values, if it has another.
+    """
+    changes = {}
+    for dest in OPTIONS.keys() & given.keys():
+        option, new = OPTIONS[dest], getattr(options, dest)
+        old = _value(settings, option)
+        if option.item.may_change:
+            changes[option.name] = new
+        elif old is None or not option.item.kind.same(new, old):
+            here, there = _spoken(option.item, new, given[dest]), _spoken(option.item, old)
+            raise CpnetError(f"{here}, but the run has {there}, and this cannot change with --resume; leave the "
+                             "option out, or start another run")
+    return replace(settings, **changes)
+
+
+def as_words(settings, leave_out=()):
+    """The options that make these settings, as one types them. Those with usual values are left out."""
+    net = nets.build(**settings.table)
+    profile = nets.PROFILES[net.settings["profile"]]
+    usual = {"lr": net.rate, "decay": net.decay, "epochs": profile.epochs, "schedule": profile.schedule}
+    words = []
+    for option in sorted(OPTIONS.values(), key=lambda option: GROUPS.index(option.item.group)):
+        value = _value(settings, option)
+        if option.name in leave_out or value is None or value == usual.get(option.name, option.item.default):
+            continue
+        words.append(option.item.option)
+        if option.item.kind is not kinds.flag:
+            words.append(option.item.kind.text(value))
+    return words
+
+
+def _value(settings, option):
+    """What the settings of a run say of an option."""
+    if option.of_net:
+        return settings.table.get(option.name, option.item.default)
+    return settings[option.name]
+
+
+def _spoken(item, value, spelling=None):
+    """An option with its value as one types it, or "no --option"."""
+    option = spelling or item.option
+    if value in (None, [], {}) or item.kind is kinds.flag and value == item.default:
+        return f"no {option}"
+    return option if item.kind is kinds.flag else f"{option} {item.kind.text(value)}"

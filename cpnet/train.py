@@ -17,13 +17,14 @@ from cpnet.launch import on_gpu, to_host
 from cpnet.layers import Pass
 from cpnet.probe import Probe
 from cpnet.schedule import schedule
+from cpnet.settings import Settings
 from cpnet.step import Step
 
 READ_SECONDS = 0.5  # how often a GPU is waited for, to say what the loss is
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
-STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets;
-if it lasts, the weights pass on too little (most re-implementations of this net report this plateau): try
---profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or another --lr."""
+STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), the loss of guessing. Early in training this is normal for
+large nets. If it lasts, the first weights are too small for a signal to pass (most re-implementations of this net report
+this): try --profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or another --lr."""
 WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To see the whole
 system in minutes, train the bundled set: python run.py --epochs 5 --data data/fashion-mnist-12k.h5. Training goes on; Ctrl-C
 stops it and keeps what it learned."""
@@ -31,7 +32,7 @@ stops it and keeps what it learned."""
 
 @dataclass
 class State:
-    """Where a run is; with the weights and velocities, all that going on needs."""
+    """Where a run is. With the weights and velocities, this is all that it needs to go on."""
     epoch: int = 0  # epochs that are over
     batch: int = 0  # batches of the present epoch that are over
     step: int = 0  # updates made
@@ -44,29 +45,30 @@ class State:
     probes: list = field(default_factory=list)  # [step, error on the probed training images], the lines of probes.jsonl
 
     def best(self):
-        """The smallest validation error so far."""
+        """The smallest validation error of all epochs so far."""
         return min((line["val_top1"] for line in self.history), default=math.inf)
 
 
 class Trainer:
-    """Trains `network` on `dataset` as `settings` say, in `folder` (a RunFolder), from `state` on.
+    """Trains `network` on `dataset`, in `folder` (a RunFolder), from `state` on.
 
-    settings (a dict): epochs, batch, lr, momentum, decay, schedule, seed, mirror, colour, checkpoint_minutes,
-    loader_threads. Optional: graph, replay the step as CUDA graphs; crops, False for central ones only; probe, after so many
-    steps again and again note the error on a part of the training images; until, end once that error is no larger.
-    `stop()` is asked after every step; once true, the run is saved and Stopped raised.
+    settings: Settings, or a dict of some of them; the others have their defaults. The network is made already, so
+    `table` and `data` are only written down. After every step the trainer asks `stop()`. Once that is true, it saves
+    the run and raises Stopped.
     """
 
-    def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write, progress=True):
-        self.network, self.dataset, self.folder, self.settings = network, dataset, folder, settings
+    def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write,
+                 progress=True):
+        self.network, self.dataset, self.folder = network, dataset, folder
+        self.settings = settings = Settings(**settings)
         self.state, self.stop, self.say, self.progress = state or State(), stop, say, progress
-        self.schedule = schedule(settings["schedule"], settings["epochs"])
+        self.schedule = schedule(settings.schedule, settings.epochs)
         if self.state.schedule:
             self.schedule.restore(self.state.schedule)
-        work = GraphStep if settings.get("graph") else Step
-        self.work = work(network, seed=settings["seed"], momentum=settings["momentum"], decay=settings["decay"])
+        work = GraphStep if settings.graph else Step
+        self.work = work(network, seed=settings.seed, momentum=settings.momentum, decay=settings.decay)
         self.work.restart(self.state.loss, self.state.wrong, self.state.step)
-        self.probe = Probe(network, dataset, settings["batch"]) if settings.get("probe") else None
+        self.probe = Probe(network, dataset, settings.batch) if settings.probe else None
         self.saved_at = self.read_at = time.monotonic()
         self.warned = False
         self.remark = ""  # on the last epoch's speed
@@ -74,16 +76,19 @@ class Trainer:
     @property
     def rate(self):
         """The present learning rate."""
-        return self.settings["lr"] / 10**self.schedule.drops
+        return self.settings.lr / 10**self.schedule.drops
 
     def train(self):
-        """Train to the last epoch, or `until`. Raises Stopped when asked to stop, Diverged for a loss that is not finite."""
+        """Train to the last epoch, or to the error `until`.
+
+        Raises Stopped when asked to stop, and Diverged for a loss that is not finite.
+        """
         self.folder.write_history(self.state.history)
         self.folder.write_probes(self.state.probes)
         if not self.folder.last.exists():
             self._probe()
             self.save()
-        while self.state.epoch < self.settings["epochs"] and not self.reached():
+        while self.state.epoch < self.settings.epochs and not self.reached():
             try:
                 self._epoch()
                 result = self._validate()
@@ -96,16 +101,16 @@ class Trainer:
 
     def reached(self):
         """Whether the training error has come down to where the run ends."""
-        until = self.settings.get("until")
+        until = self.settings.until
         return until is not None and bool(self.state.probes) and self.state.probes[-1][1] <= until
 
     def step(self, images, labels):
-        """One step: forward, loss, backward, update. Its loss and errors are in the state once `read` has been called."""
+        """One step: forward, loss, backward, update. After the next `read`, the state counts its loss and errors."""
         self.work(images, labels, step=self.state.step, rate=self.rate)
         self.state.step += 1
 
     def read(self, images):
-        """Bring the state's sums up to date, which waits for a GPU. Raises Diverged if the loss is not finite."""
+        """Update the state's sums; a GPU must finish its work for this. Raises Diverged if the loss is not finite."""
         loss, wrong, steps = self.work.read()
         self.read_at = time.monotonic()
         if not math.isfinite(loss):
@@ -113,7 +118,7 @@ class Trainer:
         self.state.loss, self.state.wrong = loss, wrong
 
     def save(self, best=False):
-        """Write checkpoint-last.h5, and checkpoint-best.h5 where this is the best so far."""
+        """Write checkpoint-last.h5, and if this is the `best` epoch so far, checkpoint-best.h5."""
         self._check_finite()
         self.state.schedule = self.schedule.state()
         for path in [self.folder.best] * best + [self.folder.last]:
@@ -125,10 +130,10 @@ class Trainer:
     def _epoch(self):
         """The rest of the present epoch's batches."""
         settings, state = self.settings, self.state
-        with Feed(self.network, self.dataset, "train", batch=settings["batch"], seed=settings["seed"], epoch=state.epoch,
-                  start=state.batch, drop_last=True, shuffle=settings.get("shuffle", "full"), mirror=settings["mirror"],
-                  colour=settings["colour"], crops=settings.get("crops", True), threads=settings["loader_threads"]) as feed, \
-             tqdm(total=state.images + len(feed) * settings["batch"], initial=state.images, unit=" images", leave=False,
+        with Feed(self.network, self.dataset, "train", batch=settings.batch, seed=settings.seed, epoch=state.epoch,
+                  start=state.batch, drop_last=True, shuffle=settings.shuffle, mirror=settings.mirror,
+                  colour=settings.colour, crops=settings.crops, threads=settings.loader_threads) as feed, \
+             tqdm(total=state.images + len(feed) * settings.batch, initial=state.images, unit=" images", leave=False,
                   desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
             last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
             for images, labels, _ in feed:
@@ -137,7 +142,7 @@ class Trainer:
                 state.images += len(labels)
                 self._probe()
                 stop = self.stop() or self.reached()
-                due = time.monotonic() - self.saved_at >= 60 * settings["checkpoint_minutes"]
+                due = time.monotonic() - self.saved_at >= 60 * settings.checkpoint_minutes
                 if stop or due or state.batch == last or self._may_read():
                     self.read(images)
                     bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
@@ -151,18 +156,18 @@ class Trainer:
             self.remark = feed.remark(time.perf_counter() - began)
 
     def _probe(self):
-        """Note the error on the probed images, if this is a step to do so."""
-        if self.probe and self.state.step % self.settings["probe"] == 0:
+        """Measure the error on the probed images, if this step is one of those that --probe names."""
+        if self.probe and self.state.step % self.settings.probe == 0:
             self.state.probes.append([self.state.step, self.probe()])
 
     def _may_read(self):
-        """Whether the sums cost nothing, or have not been read for a while, or `_notice` looks at them."""
+        """Whether to read the sums now: on a CPU always, on a GPU now and then, and when `_notice` needs them."""
         return (not on_gpu(self.work.sums) or time.monotonic() - self.read_at >= READ_SECONDS
                 or self.state.step == STUCK_STEPS)
 
     def _validate(self):
-        return evaluate(self.network, self.dataset, "val", batch=self.settings["batch"],
-                        threads=self.settings["loader_threads"], progress=self.progress, stop=self.stop)
+        return evaluate(self.network, self.dataset, "val", batch=self.settings.batch,
+                        threads=self.settings.loader_threads, progress=self.progress, stop=self.stop)
 
     def _finish_epoch(self, result):
         state, rate = self.state, self.rate
@@ -184,19 +189,19 @@ class Trainer:
                  (f"; the rate drops to {self.rate:g}" if self.rate < rate else ""))
 
     def _epoch_line(self, line):
-        left = line["seconds"] * (self.settings["epochs"] - line["epoch"])
-        return (f"epoch {line['epoch']}/{self.settings['epochs']}: rate {line['lr']:g}, "
+        left = line["seconds"] * (self.settings.epochs - line["epoch"])
+        return (f"epoch {line['epoch']}/{self.settings.epochs}: rate {line['lr']:g}, "
                 f"training loss {line['train_loss']:.4f}, error {line['train_top1']:.2%}; "
                 f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}; "
                 f"{line['images_per_s']:,.0f} images/s, {duration(left)} left")
 
     def _notice(self, last):
-        """Say once what a person should know: a run that will take weeks, a loss that does not leave the plateau."""
+        """Warn once of a run that will take weeks, and of a loss that does not leave its first value."""
         state, classes = self.state, len(self.dataset.classes)
         if state.batch == 3:
-            whole = state.seconds / state.images * len(self.dataset.splits["train"]) * self.settings["epochs"]
+            whole = state.seconds / state.images * len(self.dataset.splits["train"]) * self.settings.epochs
             if whole > 2 * 86400:
-                self.say(WEEKS.format(epochs=self.settings["epochs"], duration=duration(whole)))
+                self.say(WEEKS.format(epochs=self.settings.epochs, duration=duration(whole)))
         mean = state.loss / state.images
         due = state.batch == last or state.step == STUCK_STEPS
         if due and not self.warned and abs(mean - math.log(classes)) < 0.01 * math.log(classes):
@@ -204,29 +209,29 @@ class Trainer:
             self.say(STUCK.format(loss=mean, classes=classes))
 
     def _diagnosis(self, images, loss, step):
-        """Which layer went wrong first, in `step` or with the weights from then, and what to do."""
+        """Say in which layer values first ceased to be finite, in `step` or with its weights, and what to do."""
         where = []
 
         def watch(layer, outputs):
             if not where and not all(np.isfinite(to_host(output)).all() for output in outputs):
                 where.append(layer.name)
 
-        self.network.forward(images, Pass(training=True, seed=self.settings["seed"], step=step), watch)
+        self.network.forward(images, Pass(training=True, seed=self.settings.seed, step=step), watch)
         late = self.state.step - step - 1
         noticed = f" (noticed {late} step{'s' * (late > 1)} later)" if late else ""
         place = f"first in layer {where[0]}" if where else "with that step's images" if late else "in the loss itself"
         return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from before. "
-                f"Try a smaller --lr than {self.settings['lr']:g}")
+                f"Try a smaller --lr than {self.settings.lr:g}")
 
     def _check_finite(self):
         for name in self.network.parameters:
             if not np.isfinite(self.network.get("values", name)).all():
                 raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
-                               f"from before. Try a smaller --lr than {self.settings['lr']:g}")
+                               f"from before. Try a smaller --lr than {self.settings.lr:g}")
 
 
 class Stopping:
-    """While entered, Ctrl-C and SIGTERM are noted in `signal`, to be acted on between steps; a second one interrupts."""
+    """In its `with` block, Ctrl-C and SIGTERM only set `signal`; the loop looks at it between steps. A second interrupts."""
     signal = None
 
     def __enter__(self):
@@ -244,7 +249,7 @@ class Stopping:
 
 
 def duration(seconds):
-    """Seconds in the two units a person would use."""
+    """Seconds as text, in the two units that a person would use."""
     for unit, size, smaller, part in (("weeks", 604800, "days", 86400), ("days", 86400, "h", 3600), ("h", 3600, "min", 60),
                                       ("min", 60, "s", 1)):
         if seconds >= size:

@@ -18,7 +18,7 @@ def test_every_variant_is_another_net_or_another_training():
     with Dataset(BUNDLED) as dataset:
         for variant in ablate.VARIANTS:
             words = [*variant.options, *(["--net", "mini-one-column"] if variant.name == "one-column" else ["--net", "mini"])]
-            settings = new_settings(parser("").parse(words), dataset)
+            settings = new_settings(parser().parse(words), dataset)
             assert settings not in seen, variant.name
             seen.append(settings)
 

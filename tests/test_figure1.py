@@ -170,7 +170,7 @@ def made_up(monkeypatch):
     counted = []
 
     def measure(self):
-        unit, rate, step = self.settings["table"]["activation"], self.settings["lr"], self.state.step
+        unit, rate, step = self.settings.table["activation"], self.settings.lr, self.state.step
         if rate > 0.03 and step == 3:
             raise Diverged("the loss is nan")
         counted.append(step)
@@ -279,4 +279,4 @@ def test_mistakes(squares, tmp_path, monkeypatch, capsys, words, message):
 
 def test_until_needs_a_probe(squares, tmp_path, capsys):
     assert command_line.main(["--data", squares.path, "--runs", str(tmp_path), "--batch", "16", "--until", "0.1"]) == 1
-    assert "--until needs to know how often to look: give --probe UPDATES" in capsys.readouterr().err
+    assert "--until needs to know how often to measure the error: give --probe N" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def test_what_there_is():
     with pytest.raises(ValueError, match="math is fp32 or tf32, not 'fp16'"):
         set_math("fp16")
     with pytest.raises(SystemExit):
-        train.parser("").parse(["--math", "fp16"])
+        train.parser().parse(["--math", "fp16"])
 
 
 def test_where_it_changes_nothing(monkeypatch):

@@ -3,6 +3,7 @@ import io
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet import figures, nets, scores
+from cpnet import __version__, figures, nets, scores
 from cpnet.checkpoint import Checkpoint
 from cpnet.columns import devices
 from cpnet.commands import train
@@ -22,6 +23,7 @@ from cpnet.network import Network
 from cpnet.report.facts import Looked, Run, last_hidden_of, snapshots
 from cpnet.report.report import ALL_CLASSES, WORST, report
 from cpnet.run_folder import RunFolder
+from cpnet.settings import Settings
 from cpnet.studies.features import Features, extract
 from data.dataset import Dataset
 from tests.helpers import small_set
@@ -106,7 +108,7 @@ def page(*words):
 
 def test_a_finished_run(here):
     found = page("runs/two", "out.html", "--sample", "30")
-    history = RunFolder("runs/two").read()[1]
+    history = RunFolder("runs/two").read()[2]
     best = min(history, key=lambda line: line["val_top1"])
     for text in (f"{best['val_top1']:.2%}", f"{best['val_top5']:.2%}", "2 of 2 epochs, 12 updates of 16 images",
                  "mini, 2 columns, ", "among 30 drawn at random",
@@ -203,7 +205,7 @@ def test_a_damaged_run_is_refused(here, capsys, name, content, message):
 def test_a_table_that_is_no_net(here, capsys):
     settings = json.loads((here / "runs/two/config.json").read_text())
     (here / "runs/two/config.json").write_text(json.dumps({**settings, "table": {"nets": 1}}))
-    refused(here, capsys, ["runs/two"], "two: its config.json describes no net")
+    refused(here, capsys, ["runs/two"], "two/config.json, table: has 'nets', which is not a setting")
 
 
 def refused(folder, capsys, words, message):
@@ -227,22 +229,23 @@ def test_the_command_to_repeat_it_makes_the_same_run(trained, monkeypatch, words
 
     def settings(line):
         with Dataset("squares.h5") as dataset:
-            return train.new_settings(train.parser("").parse(shlex.split(line)), dataset)
+            return train.new_settings(train.parser().parse(shlex.split(line)), dataset)
 
     first = settings(f"--data squares.h5 --devices cpu,cpu --batch 64 {words}")
     again = command(Run("a", first, [], None, {}))
-    assert again.startswith("python run.py --data squares.h5 --net ")
+    assert again.startswith("python run.py --data squares.h5 ") and " --net " in again
     elsewhere = {"checkpoint_minutes", "loader_threads", "devices"}  # of the machine
     second = settings(again.removeprefix("python run.py "))
-    assert {key: first[key] for key in first.keys() - elsewhere} == {key: second[key] for key in second.keys() - elsewhere}
+    assert replace(second, **{key: first[key] for key in elsewhere}) == first
 
 
 def test_where_and_when_it_ran_is_kept(here):
     assert command_line.main("--resume two --epochs 3".split()) == 0
-    settings, history = RunFolder("runs/two").read()
-    assert len(settings["started"]) == 2 and len(history) == 3
-    for place in settings["started"]:
+    _, started, history = RunFolder("runs/two").read()
+    assert len(started) == 2 and len(history) == 3
+    for place in started:
         assert place["cores"] > 0 and place["numpy"] == np.__version__ and len(place["date"]) == 10
+        assert place["version"] == __version__
     assert "started" not in Checkpoint("runs/two/checkpoint-last.h5").settings
     found = page("runs/two")
     assert "begun" in found.text and "went on" in found.text and "3 of 3 epochs" in found.text
@@ -264,7 +267,7 @@ def test_a_thousand_classes_of_large_images(rng):
                 "images_per_s": 900.0} for epoch in range(1, 91)]
     weights = {f"after epoch {k}": rng.standard_normal((96, 3, 11, 11)) for k in (1, 30, 60, 90)}
     looked = Looked(dataset, "val", probabilities, np.arange(200), rng.integers(0, 3000, (200, 6)), 2000)
-    text = report(Run("i", settings, history, None, weights), "python run.py", looked, "")
+    text = report(Run("i", Settings(**settings), history, None, weights), "python run.py", looked, "")
     found = Page(text)
     assert "60,965,224 parameters" in found.text and f"The {WORST} largest errors of 1,000 classes" in found.text
     assert len(labels) > ALL_CLASSES and text.count("<tr>") < 100
@@ -278,7 +281,7 @@ def test_a_thousand_classes_of_large_images(rng):
 def test_the_schedule_in_words(schedule, words):
     settings = {"table": nets.build("mini", (1, 24, 24), 10).settings, "data": "i.h5", "epochs": 9, "batch": 128, "lr": 0.01,
                 "momentum": 0.9, "decay": 0.0005, "schedule": schedule, "seed": 0, "mirror": True, "colour": True}
-    assert words in Page(report(Run("i", settings, [], None, {}), "python run.py", None, "no images")).text
+    assert words in Page(report(Run("i", Settings(**settings), [], None, {}), "python run.py", None, "no images")).text
 
 
 def test_snapshots_are_evenly_spaced(tmp_path):

@@ -1,13 +1,17 @@
-"""Public data sets, downloaded and checked."""
-from cpnet.options import Parser, fail
+"""Download a public data set, and check its files."""
+from cpnet.errors import fail
+from cpnet.options import Parser
 from data.fetch import SOURCES, fetch
 
 
 def main(words):
-    parser = Parser(prog="run.py fetch", description="downloads a data set from its authors' address, resumed and checked")
-    parser.add_argument("name", help=" or ".join(SOURCES))
-    parser.add_argument("folder", help="where to keep its files; what is there already is checked")
-    parser.add_argument("--from", dest="address", metavar="ADDRESS", help="of a mirror: where the files lie instead")
+    parser = Parser("fetch", "NAME FOLDER", "Downloads a data set from its authors' address, and checks each file.",
+                    "Example: python run.py fetch cifar-10 downloads. If it is interrupted, the same command goes on.")
+    parser.add_argument("name", metavar="NAME", help=f"The data set: {' or '.join(SOURCES)}.")
+    parser.add_argument("folder", metavar="FOLDER",
+                        help="The folder for its files. Files that are there already are checked and kept.")
+    parser.add_argument("--from", dest="address", metavar="ADDRESS",
+                        help="Downloads from this address of a mirror instead.")
     options = parser.parse(words)
     try:
         count = fetch(options.name, options.folder, options.address)
