@@ -29,8 +29,8 @@ from cpnet.errors import CpnetError, fail
 from data.errors import DataError
 
 COMMANDS = (  # each is a module in cpnet/commands/
-    "train", "evaluate", "predict", "prepare", "report", "fetch", "check", "subset", "synthetic", "export", "import",
-    "figure1", "ablate", "filters", "features", "codes", "neighbours", "summary", "gradcheck")
+    "train", "evaluate", "predict", "prepare", "report", "fetch", "check", "subset", "synthetic", "export",
+    "import", "figure1", "ablate", "filters", "features", "codes", "neighbours", "summary", "gradcheck")
 
 
 def main(words):
@@ -48,7 +48,8 @@ def main(words):
         words = ["train", *words]
     elif first not in COMMANDS:
         near = difflib.get_close_matches(first, COMMANDS, 1, 0)[0]
-        return fail(f"there is no command {first!r}: did you mean {near!r}? There are {', '.join(COMMANDS)}", 2)
+        return fail(f"there is no command {first!r}: did you mean {near!r}? There are {', '.join(COMMANDS)}",
+                    2)
     try:
         return importlib.import_module(f"cpnet.commands.{words[0]}").main(words[1:]) or 0
     except (CpnetError, DataError) as error:

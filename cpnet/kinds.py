@@ -11,7 +11,7 @@ from cpnet.errors import CpnetError
 
 @dataclass(frozen=True)
 class Kind:
-    """Which values an option or a setting may have. A Kind is also the `type` that argparse asks of an option."""
+    """Which values an option or a setting may have. A Kind can be the `type` of an option in argparse."""
     says: str  # the end of the sentence "'x' is not …"
     parse: Callable  # typed text → value; ValueError if it is none
     holds: Callable  # whether a value, perhaps one read from a file, is of this kind

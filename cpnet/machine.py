@@ -1,4 +1,4 @@
-"""On what a program runs: the machine and the versions. Every run and every bench records them; --version prints them."""
+"""The machine and the versions behind a run. Runs and benches record them; --version prints them."""
 import importlib.metadata
 import os
 import platform
@@ -14,14 +14,15 @@ CUPY = "cupy-cuda13x", "cupy-cuda12x", "cupy"  # the names under which CuPy is i
 
 
 def machine(devices="cpu"):
-    """A dictionary: CPU, cores, versions, date. If `devices` are GPUs, also the card, its driver, CUDA and CuPy."""
+    """A dict: CPU, cores, versions, date. If `devices` are GPUs, also the card, its driver, CUDA and CuPy."""
     found = {"version": __version__, "cpu": cpu(), "cores": cores(), "python": platform.python_version(),
-             "numpy": version("numpy"), "blas": blas(), "torch": version("torch"), "date": time.strftime("%Y-%m-%d")}
+             "numpy": version("numpy"), "blas": blas(), "torch": version("torch"),
+             "date": time.strftime("%Y-%m-%d")}
     return found if devices.startswith("cpu") else {**found, **card(int(devices.split(",")[0]))}
 
 
 def about():
-    """What a report of a bug needs, as text. It starts nothing on a GPU, and misses nothing that is not installed."""
+    """What a report of a bug needs, as text. It starts nothing on a GPU. Works if packages are missing."""
     cupy = next((f"{name} {version(name)}" for name in CUPY if version(name)), "not installed")
     cards = ask_cards("index,name,memory.total")
     libraries = [f"{name} {version(package) or 'not installed'}"
@@ -58,8 +59,11 @@ def blas():
         from threadpoolctl import threadpool_info
     except ImportError:
         return ""
-    return ", ".join(sorted({f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
-                             for pool in threadpool_info() if pool["user_api"] == "blas"}))
+    found = set()
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas":
+            found.add(f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip())
+    return ", ".join(sorted(found))
 
 
 def version(package):
@@ -88,7 +92,7 @@ def driver(number=0):
 
 
 def ask_cards(query, *options):
-    """nvidia-smi's answers, a line for each GPU; [] if there is none. Unlike CUDA, it makes no context on a GPU."""
+    """nvidia-smi's answers, a line for each GPU; [] if there is none. It makes no context on a GPU."""
     if not shutil.which("nvidia-smi"):
         return []
     try:

@@ -1,4 +1,4 @@
-"""What the commands' parsers share: errors of one line, help that names the defaults, and the settings as options."""
+"""What the parsers of all commands share: errors of one line, defaults in the help, settings as options."""
 import argparse
 import difflib
 import textwrap
@@ -25,13 +25,13 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of one command. Each error is one line. That of an unknown option names the nearest known one."""
+    """The parser of one command. Each error is one line. For an unknown option it names the nearest one."""
 
     def __init__(self, command, arguments, description, epilog=""):
         """arguments: what stands behind the command in the line of its usage, such as "CHECKPOINT"."""
         words = [f"python run.py {command}", arguments, "[options]"]
-        super().__init__(prog=words[0], usage=" ".join(filter(None, words)), description=description, epilog=epilog,
-                         allow_abbrev=False, add_help=False, formatter_class=Formatter)
+        super().__init__(prog=words[0], usage=" ".join(filter(None, words)), description=description,
+                         epilog=epilog, allow_abbrev=False, add_help=False, formatter_class=Formatter)
         self.add_argument("-h", "--help", action="help", help="Prints this help.")
 
     def parse(self, words):
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_threads(parser, work, old_spelling=None):
-    """Add --threads, for threads that do the `work`. An old spelling still works, but the help does not show it."""
+    """Add --threads, for threads that do the `work`. An old spelling still works, unseen in the help."""
     parser.add_argument("--threads", type=kinds.positive, metavar="N",
                         help=f"Uses N threads of the CPU to {work}. Default: one for each core.")
     if old_spelling:
@@ -124,8 +124,8 @@ def net_settings(options):
 def resumed(settings, options, given):
     """The `settings` of a run, with those options that may change when it is resumed.
 
-    given: {dest: spelling} of the options that were typed. One of them that may not change must have the run's
-    own value. Raises CpnetError, naming both values, if it has another.
+    given: {dest: spelling} of the options that were typed. One of them that may not change must have the
+    value of the run. Raises CpnetError, naming both values, if it has another.
     """
     changes = {}
     for dest in OPTIONS.keys() & given.keys():
@@ -135,8 +135,8 @@ def resumed(settings, options, given):
             changes[option.name] = new
         elif old is None or not option.item.kind.same(new, old):
             here, there = _spoken(option.item, new, given[dest]), _spoken(option.item, old)
-            raise CpnetError(f"{here}, but the run has {there}, and this cannot change with --resume; leave the "
-                             "option out, or start another run")
+            raise CpnetError(f"{here}, but the run has {there}, and this cannot change with --resume; leave "
+                             "the option out, or start another run")
     return replace(settings, **changes)
 
 

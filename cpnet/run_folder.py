@@ -14,27 +14,27 @@ from cpnet.figures import curves
 from cpnet.machine import machine
 
 LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"
-LOGGED = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_s",
-          "seconds"}
+LOGGED = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5",
+          "images_per_s", "seconds"}
 
 
 class RunFolder:
-    """runs/<name>/: config.json, log.jsonl, probes.jsonl, curves.png, checkpoint-last.h5, checkpoint-best.h5, filters/."""
+    """runs/<name>/: config.json, log.jsonl, probes.jsonl, curves.png, checkpoint-{last,best}.h5, filters/."""
 
     def __init__(self, path):
         self.path = Path(path)
         self.last, self.best = self.path / LAST, self.path / BEST
 
     def create(self, chosen, *, overwrite=False):
-        """Make the folder, with the settings `chosen`. Raises CpnetError if it exists and may not be overwritten."""
+        """Make the folder, with the settings `chosen`. Raises CpnetError if it exists, unless `overwrite`."""
         if self.path.exists():
             if not overwrite:
-                raise CpnetError(f"{self.path}: exists already; go on with it by --resume {self.path.name}, replace it "
-                                 "with --overwrite, or choose another --name")
+                raise CpnetError(f"{self.path}: exists already; go on with it by --resume {self.path.name}, "
+                                 f"replace it with --overwrite, or choose another --name")
             foreign = any(entry.suffix != ".partial" for entry in self.path.iterdir())
             if foreign and not (self.path / "config.json").exists():
-                raise CpnetError(f"{self.path}: is not the folder of a run and will not be overwritten; choose another "
-                                 "--name")
+                raise CpnetError(f"{self.path}: is not the folder of a run and will not be overwritten; "
+                                 f"choose another --name")
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True)
@@ -43,14 +43,14 @@ class RunFolder:
         self.write_settings(chosen)
 
     def write_settings(self, chosen):
-        """Write config.json: the settings, and "started", a list of the machines, versions and days it ran on."""
+        """Write config.json: the settings, and "started": on which machine, with which versions, and when."""
         path, chosen = self.path / "config.json", dict(chosen)
         before = self._json(path, path.read_text()).get("started", []) if path.exists() else []
         started = [*before, machine(chosen.get("devices") or "cpu")]
         write_atomically(path, json.dumps({**chosen, "started": started}, indent=2) + "\n")
 
     def write_history(self, history):
-        """Write log.jsonl, one object for each epoch, and curves.png. Both are made anew from the whole history."""
+        """Write log.jsonl, one object for each epoch, and curves.png, both anew from the whole history."""
         write_atomically(self.path / "log.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
         if history:
             curves(history, self.path / "curves.png")
@@ -63,9 +63,10 @@ class RunFolder:
         path, log = self.path / "config.json", self.path / "log.jsonl"
         try:
             found = self._json(path, path.read_text())
-            lines = log.read_text().splitlines() if log.exists() else []  # it does not exist in a run's first moments
+            lines = log.read_text().splitlines() if log.exists() else []  # a run just begun has none
         except FileNotFoundError:
-            raise CpnetError(f"{self.path}: is not the folder of a run: there is no {path.name} in it") from None
+            raise CpnetError(f"{self.path}: is not the folder of a run: there is no {path.name} in it"
+                             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise CpnetError(f"{self.path}: cannot be read as a run ({error})") from error
         history = [self._json(f"{log}, line {number}", line) for number, line in enumerate(lines, 1)]
@@ -77,7 +78,7 @@ class RunFolder:
 
     @staticmethod
     def _json(place, text):
-        """The object that a JSON text describes. Raises CpnetError, naming its place, if it describes none."""
+        """The object that a JSON text describes. Raises CpnetError, naming `place`, if it describes none."""
         try:
             found = json.loads(text)
         except ValueError as error:
@@ -115,7 +116,7 @@ def first_free(root, net):
 
 
 def find(root, name=None):
-    """The RunFolder and the Checkpoint of the run `name`, or of the newest run. Raises CpnetError if there is none."""
+    """Folder and checkpoint of the run `name`, or of the newest run. Raises CpnetError if there is none."""
     if name:
         folder = RunFolder(Path(root) / name)
         return folder, Checkpoint(folder.last)

@@ -1,8 +1,8 @@
 """The settings of a run: the only list of them.
 
 It makes the options of `run.py train` and their help (options.py). It is what config.json and a checkpoint
-hold, and it checks what is read from there. It says what may change when a run is resumed. To add a setting, add
-a field to one of the two classes and use `settings.NAME` where it matters.
+hold, and it checks what is read from there. It says what may change when a run is resumed. To add a setting,
+add a field to one of the two classes and use `settings.NAME` where it matters.
 """
 import os
 from copy import copy
@@ -91,8 +91,8 @@ class NetSettings:
         text="Leaves out the local response normalization (section 3.3).")
     pool: str = setting(
         "3x3s2", one_of(nets.POOLS, "pool"), "--pool", ABLATIONS, metavar="WINDOWS",
-        text=f"Pools over these windows: {' or '.join(nets.POOLS)}. Windows of 3x3s2 are 3×3 pixels large and "
-             "2 pixels apart, so they overlap; windows of 2x2s2 do not (section 3.4).")
+        text=f"Pools over these windows: {' or '.join(nets.POOLS)}. Windows of 3x3s2 are 3×3 pixels large "
+             "and 2 pixels apart, so they overlap; windows of 2x2s2 do not (section 3.4).")
     dropout: bool = setting(
         True, kinds.flag, "--no-dropout", ABLATIONS,
         text="Leaves out dropout (section 4.2).")
@@ -106,16 +106,16 @@ class NetSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a run. They can also be read as config.json holds them: settings["batch"], dict(settings)."""
-    table: dict = setting(None, TABLE, in_every_file=True)  # of NetSettings: nets.build(**table) makes the net
+    """All settings of a run. They can also be read as a dict, as in config.json: settings["batch"]."""
+    table: dict = setting(None, TABLE, in_every_file=True)  # NetSettings, the arguments of nets.build
     data: str | None = setting(
         None, kinds.path, "--data", DATA, metavar="DATA.h5", in_every_file=True,
         text="Trains on this data set. "
              "Default: data/imagenet.h5 if it exists, else the bundled images of Fashion-MNIST.")
     shuffle: str = setting(
         "full", one_of(SHUFFLES, "shuffle"), "--shuffle", DATA, metavar="ORDER",
-        text=f"Shuffles the training images in this way: {' or '.join(SHUFFLES)}. full can put them in any order; "
-             "blocks suits a file that is larger than memory, on a disk that seeks slowly (docs/data.md).")
+        text=f"Shuffles the training images in this way: {' or '.join(SHUFFLES)}. full can put them in any "
+             "order; blocks suits a file larger than memory on a disk that seeks slowly (docs/data.md).")
     init_from: str | None = setting(
         None, kinds.path, "--init-from", NET, metavar="CHECKPOINT",
         text="Starts from the trained weights of this checkpoint, for the same classes or for others "
@@ -173,12 +173,12 @@ class Settings:
              "Default: the best devices that it finds; the program says which.")
     math: str = setting(
         MATH[0], one_of(MATH, "math"), "--math", DEVICE, metavar="MATH",
-        text=f"Computes products on a GPU's tensor cores in this way: {' or '.join(MATH)}. fp32 is as exact as "
-             "float32; tf32 is faster and exact to 3 digits.")
+        text=f"Computes products on a GPU's tensor cores in this way: {' or '.join(MATH)}. fp32 is as exact "
+             "as float32; tf32 is faster and exact to 3 digits.")
     graph: bool = setting(
         False, kinds.flag, "--graph", DEVICE, may_change=True,
-        text="Records a step's launches once as CUDA graphs and replays them. This takes one GPU, and has not "
-             "yet run on a real card.")
+        text="Records a step's launches once as CUDA graphs and replays them. This takes one GPU, and has "
+             "not yet run on a real card.")
     loader_threads: int = setting(
         max(1, (os.cpu_count() or 1) // 4), kinds.positive, "--loader-threads", DEVICE, metavar="N",
         may_change=True,
@@ -199,7 +199,7 @@ def read(place, found, needed=None):
     """The Settings in the dict `found`, which the file `place` holds.
 
     Raises CpnetError, naming the file and the key, for a name that is unknown, for a value that a setting
-    cannot have, and for a name that is missing among the `needed`: by default those in the files of every run.
+    cannot have, and for a name that is missing among the `needed` (by default those in every run's files).
     """
     settings = Settings(**_checked(Settings, place, found, needed))
     place = f"{place}, table"

@@ -11,12 +11,17 @@ from cpnet.studies import ablate
 
 
 def main(words):
-    parser = Parser("ablate", "", "Trains the net once as it is and once without each of the paper's ideas, and prints "
-                                  "a table that compares them.",
-                    "Example: python run.py ablate --epochs 30 --seeds 3. If it is interrupted, the same command goes on.")
-    parser.add_argument("--data", metavar="DATA.h5", help="Trains on this data set. Default: the one that train takes.")
-    parser.add_argument("--net", metavar="NET", help="Takes this net apart. Default: the one that train takes.")
-    parser.add_argument("--epochs", type=positive, default=30, metavar="N", help="Trains each net for N epochs.")
+    parser = Parser("ablate", "",
+                    "Trains the net once as it is and once without each of the paper's ideas, and prints a "
+                    "table that compares them.",
+                    "Example: python run.py ablate --epochs 30 --seeds 3. If it is interrupted, the same "
+                    "command goes on.")
+    parser.add_argument("--data", metavar="DATA.h5",
+                        help="Trains on this data set. Default: the one that train takes.")
+    parser.add_argument("--net", metavar="NET",
+                        help="Takes this net apart. Default: the one that train takes.")
+    parser.add_argument("--epochs", type=positive, default=30, metavar="N",
+                        help="Trains each net for N epochs.")
     parser.add_argument("--batch", type=positive, default=128, metavar="N",
                         help="Updates the weights after every N images.")
     parser.add_argument("--seeds", type=positive, default=1, metavar="N",
@@ -24,7 +29,8 @@ def main(words):
     parser.add_argument("--only", type=names, default=[], metavar="VARIANTS",
                         help="Trains only these variants, besides the whole net. "
                              f"There are {', '.join(variant.name for variant in ablate.VARIANTS[1:])}.")
-    parser.add_argument("--runs", default="runs/ablate", metavar="FOLDER", help="Keeps all of its runs in this folder.")
+    parser.add_argument("--runs", default="runs/ablate", metavar="FOLDER",
+                        help="Keeps all of its runs in this folder.")
     add_devices(parser)
     options = parser.parse(words)
     with open_data(options.data) as dataset:

@@ -57,8 +57,9 @@ def load(path, options):
 def add_one_device(parser):
     """Add the options that say where to compute what is not shared by columns."""
     group = parser.add_argument_group("device")
-    group.add_argument("--devices", metavar="DEVICE", help="Computes on cpu, or on the GPU of this number, such as 0. "
-                                                           "Default: the best device that it finds; it says which.")
+    group.add_argument("--devices", metavar="DEVICE",
+                       help="Computes on cpu, or on the GPU of this number, such as 0. Default: the best "
+                            "device that it finds; it says which.")
     add_threads(group, "compute")
 
 

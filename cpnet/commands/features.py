@@ -10,15 +10,18 @@ from cpnet.studies.features import extract, last_hidden
 
 def main(words):
     parser = Parser("features", "CHECKPOINT DATA.h5 OUT.h5",
-                    "Writes the last hidden layer's activations for each image, for the commands neighbours and codes.",
-                    "Example: python run.py features runs/mini-1/checkpoint-best.h5 my.h5 features.h5. If it is "
-                    "interrupted, the same command goes on.")
+                    "Writes the last hidden layer's activations for each image, for the commands neighbours "
+                    "and codes.",
+                    "Example: python run.py features runs/mini-1/checkpoint-best.h5 my.h5 features.h5. If it "
+                    "is interrupted, the same command goes on.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
     parser.add_argument("data", metavar="DATA.h5", help="The data set whose images it looks at.")
     parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
     parser.add_argument("--splits", type=names, metavar="SPLITS",
-                        help="Looks only at these splits. Example: train,test. Default: all that the data set has.")
-    parser.add_argument("--batch", type=positive, default=128, metavar="N", help="Computes N images at a time.")
+                        help="Looks only at these splits. Example: train,test. Default: all that the data "
+                             "set has.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Computes N images at a time.")
     add_devices(parser)
     options = parser.parse(words)
     checkpoint, network = load(options.checkpoint, options)

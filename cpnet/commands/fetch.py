@@ -5,8 +5,10 @@ from data.fetch import SOURCES, fetch
 
 
 def main(words):
-    parser = Parser("fetch", "NAME FOLDER", "Downloads a data set from its authors' address, and checks each file.",
-                    "Example: python run.py fetch cifar-10 downloads. If it is interrupted, the same command goes on.")
+    parser = Parser("fetch", "NAME FOLDER",
+                    "Downloads a data set from its authors' address, and checks each file.",
+                    "Example: python run.py fetch cifar-10 downloads. If it is interrupted, the same command "
+                    "goes on.")
     parser.add_argument("name", metavar="NAME", help=f"The data set: {' or '.join(SOURCES)}.")
     parser.add_argument("folder", metavar="FOLDER",
                         help="The folder for its files. Files that are there already are checked and kept.")
@@ -17,5 +19,6 @@ def main(words):
         count = fetch(options.name, options.folder, options.address)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from there", 130)
-    print(f"{options.folder}: all {len(SOURCES[options.name].files)} files are there and whole, {count} of them new; "
+    files = len(SOURCES[options.name].files)
+    print(f"{options.folder}: all {files} files are there and whole, {count} of them new; "
           f"go on with python run.py prepare {options.folder} {options.name}.h5")

@@ -1,4 +1,4 @@
-"""Figure 1: train a net with ReLUs and with tanh units, each at its best learning rate, and count the updates."""
+"""Figure 1: train a net with ReLUs and with tanh units, each at its best rate, and count the updates."""
 import contextlib
 import json
 import math
@@ -15,10 +15,11 @@ from cpnet.run_folder import RunFolder
 from cpnet.studies import figure1
 
 COLOUR, GREY = 0.25, 0.2  # the paper's level, on CIFAR-10; one for Fashion-MNIST, which is easier
-# The grid of rates: the net's own times powers of 2. Short trials begin at 1 and 4 times it and go on in steps of 4.
+# The rates to try: the net's own times powers of 2. Short trials begin at 1 and 4 times it, in steps of 4.
 START, STRIDE = (0, 2), 2
 PROBES = 8  # an epoch: how often the training error is measured
-PLAIN = ["--no-dropout", "--weight-decay", 0, "--no-mirror", "--no-colour", "--no-crop", "--schedule", "constant"]
+PLAIN = ["--no-dropout", "--weight-decay", 0, "--no-mirror", "--no-colour", "--no-crop",
+         "--schedule", "constant"]
 
 
 class Interrupted(Exception):
@@ -26,14 +27,17 @@ class Interrupted(Exception):
 
 
 def main(words):
-    parser = Parser("figure1", "", "Trains the same net with ReLUs and with tanh units, without any regularisation, "
-                                   "each at the learning rate that makes training fastest. Counts the updates until "
-                                   "the training error has come down to a given level (docs/figure1.md).",
-                    "Example: python run.py figure1 --data cifar-10.h5. If it is interrupted, the same command goes on.")
-    parser.add_argument("--data", metavar="DATA.h5", help="Trains on this data set. Default: the one that train takes.")
+    parser = Parser("figure1", "",
+                    "Trains the same net with ReLUs and with tanh units, without any regularisation, each at "
+                    "the learning rate that makes training fastest. Counts the updates until the training "
+                    "error has come down to a given level (docs/figure1.md).",
+                    "Example: python run.py figure1 --data cifar-10.h5. If it is interrupted, the same "
+                    "command goes on.")
+    parser.add_argument("--data", metavar="DATA.h5",
+                        help="Trains on this data set. Default: the one that train takes.")
     parser.add_argument("--level", type=share, metavar="ERROR",
-                        help="Trains until the training error is this. Default: 25%% for colour images, as in the paper, "
-                             "and 20%% for grey ones.")
+                        help="Trains until the training error is this. Default: 25%% for colour images, as "
+                             "in the paper, and 20%% for grey ones.")
     parser.add_argument("--net", default="four-layer", metavar="NET", help="Trains this net with both.")
     parser.add_argument("--epochs", type=positive, default=60, metavar="N",
                         help="Gives up a net that has not come to the level after N epochs.")
@@ -43,9 +47,12 @@ def main(words):
                         help="Updates the weights after every N images.")
     parser.add_argument("--seed", type=whole, default=0, metavar="N",
                         help="Draws the first weights and the order of the images from this number.")
-    parser.add_argument("--picture", metavar="PNG", help="Draws the figure to this file. Default: figure1.png in --runs.")
-    parser.add_argument("--runs", default="runs/figure1", metavar="FOLDER", help="Keeps all of its runs in this folder.")
-    parser.add_argument("--json", action="store_true", help="Prints the results as JSON, and all else to stderr.")
+    parser.add_argument("--picture", metavar="PNG",
+                        help="Draws the figure to this file. Default: figure1.png in --runs.")
+    parser.add_argument("--runs", default="runs/figure1", metavar="FOLDER",
+                        help="Keeps all of its runs in this folder.")
+    parser.add_argument("--json", action="store_true",
+                        help="Prints the results as JSON, and all else to stderr.")
     add_devices(parser)
     options = parser.parse(words)
     picture = Path(options.picture or Path(options.runs) / "figure1.png")
@@ -57,11 +64,11 @@ def main(words):
             own = train.new_settings(train.parser().parse(words), dataset).lr
             level = (COLOUR if dataset.channels == 3 else GREY) if options.level is None else options.level
             data, epoch = Path(dataset.path).resolve(), len(dataset.split("train")) // options.batch
-        settings = {"data": str(data), "net": options.net, "level": level, "batch": options.batch, "seed": options.seed,
-                    "trial epochs": options.trial_epochs}
+        settings = {"data": str(data), "net": options.net, "level": level, "batch": options.batch,
+                    "seed": options.seed, "trial epochs": options.trial_epochs}
         series.begin(Path(options.runs) / "figure1.json", settings)
-        shared = ["--data", data, "--net", options.net, "--batch", options.batch, "--seed", options.seed, *PLAIN,
-                  "--until", level, "--probe", max(1, epoch // PROBES)]
+        shared = ["--data", data, "--net", options.net, "--batch", options.batch, "--seed", options.seed,
+                  *PLAIN, "--until", level, "--probe", max(1, epoch // PROBES)]
         try:
             tried = {unit: find_best(options, unit, own, level, epoch, shared) for unit in figure1.UNITS}
         except Interrupted as stopped:
@@ -81,8 +88,11 @@ def main(words):
 
 
 def find_best(options, unit, own, level, epoch, shared):
-    """(short trials, trials to the level, the best first): rates coarsely and for a short time, then the best, to the level,
-    against its neighbours. A run that goes to the level goes on from its short trial."""
+    """Find the best rate of one kind of unit. Returns (short trials, trials to the level, the best of these first).
+
+    Short trials find the best rate of a coarse grid. That rate and its neighbours are then trained to the level.
+    A rate that had a short trial goes on from it.
+    """
     def attempt(place, epochs):
         rate = float(f"{own * 2**place:.3g}")
         name = f"{unit}-{rate:g}"
@@ -104,7 +114,9 @@ def find_best(options, unit, own, level, epoch, shared):
 
     def to_the_level(place, best):
         """No longer than the best so far took."""
-        return attempt(place, options.epochs if best is None or best.updates is None else math.ceil(best.updates / epoch))
+        if best is None or best.updates is None:
+            return attempt(place, options.epochs)
+        return attempt(place, math.ceil(best.updates / epoch))
 
     short, place = figure1.search(lambda place, _: attempt(place, options.trial_epochs), START, STRIDE)
     long, place = figure1.search(to_the_level, [place], 1)
@@ -113,4 +125,5 @@ def find_best(options, unit, own, level, epoch, shared):
 
 def as_json(trial):
     """A Trial without its curve."""
-    return {"rate": trial.rate, "updates": trial.updates, "error": trial.error if trial.error < math.inf else "diverged"}
+    error = trial.error if trial.error < math.inf else "diverged"
+    return {"rate": trial.rate, "updates": trial.updates, "error": error}

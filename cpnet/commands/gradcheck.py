@@ -4,9 +4,11 @@ from cpnet.options import Parser
 
 
 def main(words):
-    parser = Parser("gradcheck", "", "Compares the gradients of each operation and of a whole net with finite differences, "
-                                     "in float64.",
-                    "Example: python run.py gradcheck --net four-layer. The exit code is 1 if a gradient is wrong.")
+    parser = Parser("gradcheck", "",
+                    "Compares the gradients of each operation and of a whole net with finite differences, in "
+                    "float64.",
+                    "Example: python run.py gradcheck --net four-layer. The exit code is 1 if a gradient is "
+                    "wrong.")
     parser.add_argument("--net", default="mini", metavar="NET",
                         help=f"Checks this whole net: {', '.join(nets.NETS)}.")
     parser.add_argument("--devices", default="cpu", metavar="DEVICES",

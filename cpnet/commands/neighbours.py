@@ -17,17 +17,21 @@ NEAR = 6, 100  # figure 4 shows six
 
 def main(words):
     parser = Parser("neighbours", "FEATURES DATA.h5",
-                    "Looks up images: finds the training images that are nearest to each by features, by codes and by "
-                    "pixels, and counts how many of those have its class.",
-                    "Example: python run.py neighbours features.h5 my.h5 --codes codes.h5 --picture alike.png")
+                    "Looks up images: finds the training images that are nearest to each by features, by "
+                    "codes and by pixels, and counts how many of those have its class.",
+                    "Example: python run.py neighbours features.h5 my.h5 --codes codes.h5 --picture "
+                    "alike.png")
     parser.add_argument("features", metavar="FEATURES", help="A file that the command features made.")
     parser.add_argument("data", metavar="DATA.h5", help="The data set that it was made from.")
     parser.add_argument("--codes", nargs="+", default=[], metavar="CODES",
-                        help="Also searches by these files, which the command codes made from the features or the data.")
+                        help="Also searches by these files, which the command codes made from the features "
+                             "or the data.")
     parser.add_argument("--shortlist", type=positive, metavar="K",
-                        help="Also searches by features among only the K images that are nearest by the features' codes.")
+                        help="Also searches by features among only the K images that are nearest by the "
+                             "features' codes.")
     parser.add_argument("--queries", default="test", metavar="SPLIT", help="Looks up images of this split.")
-    parser.add_argument("--count", type=positive, default=1000, metavar="N", help="Looks up N images, drawn at random.")
+    parser.add_argument("--count", type=positive, default=1000, metavar="N",
+                        help="Looks up N images, drawn at random.")
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="Draws them from this number.")
     parser.add_argument("--picture", metavar="PNG",
                         help="Draws five images, each with the six nearest by features, as figure 4 (right).")
@@ -50,8 +54,8 @@ class Retrieval:
         for source in features, *coded:
             for split, labels in ("train", self.labels), (options.queries, self.wanted):
                 if not np.array_equal(source.split(split)[1], labels):
-                    raise CpnetError(f"{source.path}: the labels of '{split}' are not those of {dataset.path}: it was made "
-                                     "from another data set")
+                    raise CpnetError(f"{source.path}: the labels of '{split}' are not those of "
+                                     f"{dataset.path}: it was made from another data set")
         self.drawn = np.random.default_rng(options.seed).permutation(len(self.wanted))[:options.count]
         self.chosen = np.sort(self.drawn)  # as they lie in the file
         self.most = min(max(NEAR), len(self.labels))

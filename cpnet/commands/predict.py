@@ -8,11 +8,13 @@ from cpnet.predict import predict
 
 
 def main(words):
-    parser = Parser("predict", "CHECKPOINT IMAGE [IMAGE …]", "Prints the classes that a trained net sees in image files.",
+    parser = Parser("predict", "CHECKPOINT IMAGE [IMAGE …]",
+                    "Prints the classes that a trained net sees in image files.",
                     "Example: python run.py predict runs/mini-1/checkpoint-best.h5 cat.jpg dog.png --top 3")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="An image file, such as a JPEG or PNG.")
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="Prints the N most probable classes.")
+    parser.add_argument("--top", type=positive, default=5, metavar="N",
+                        help="Prints the N most probable classes.")
     parser.add_argument("--json", action="store_true", help="Prints the classes as JSON.")
     add_devices(parser)
     options = parser.parse(words)

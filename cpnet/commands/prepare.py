@@ -11,19 +11,24 @@ from data.prepare import prepare
 
 def main(words):
     parser = Parser("prepare", "SOURCE OUT.h5",
-                    "Makes one .h5 data set from ImageNet as downloaded, from folders of images, from CIFAR-10 or from "
-                    "IDX files such as MNIST's (docs/data.md).",
-                    "Example: python run.py prepare photos my.h5. If it is interrupted, the same command goes on.")
+                    "Makes one .h5 data set from ImageNet as downloaded, from folders of images, from "
+                    "CIFAR-10 or from IDX files such as MNIST's (docs/data.md).",
+                    "Example: python run.py prepare photos my.h5. If it is interrupted, the same command "
+                    "goes on.")
     parser.add_argument("source", metavar="SOURCE",
-                        help="A folder with one of these: ILSVRC's tars and development kit; train/ and val/ with a "
-                             "folder for each class; a folder for each class; IDX files; CIFAR-10's binary archive.")
+                        help="A folder with one of these: ILSVRC's tars and development kit; train/ and val/ "
+                             "with a folder for each class; a folder for each class; IDX files; CIFAR-10's "
+                             "binary archive.")
     parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
     parser.add_argument("--store", choices=STORES, default="raw",
-                        help="Stores images as pixels (raw), or as JPEGs of quality 95, which take less room (jpeg).")
+                        help="Stores images as pixels (raw), or as JPEGs of quality 95, which take less room "
+                             "(jpeg).")
     parser.add_argument("--size", type=positive, default=256, metavar="PIXELS",
-                        help="Scales each image until its shorter side has this length, then cuts out the central square.")
+                        help="Scales each image until its shorter side has this length, then cuts out the "
+                             "central square.")
     parser.add_argument("--val-fraction", type=above_zero, default=0.1, metavar="SHARE",
-                        help="Takes this share of the images for validation, if they are in folders without a val/.")
+                        help="Takes this share of the images for validation, if they are in folders without "
+                             "a val/.")
     parser.add_argument("--val", type=positive, default=5000, metavar="N",
                         help="Takes N images for validation from IDX files or CIFAR-10.")
     parser.add_argument("--seed", type=whole, default=0, metavar="N",
@@ -43,6 +48,7 @@ def main(words):
     print(f"{done.out}: ready, {done.images:,} images; train with python run.py --data {done.out}")
     if done.skipped:
         part = done.skipped / (done.images + done.skipped)
+        too_many = part > options.max_skipped
         print(f"{done.skipped:,} images ({part:.2%}) could not be converted, for the reasons in "
-              f"{os.path.splitext(done.out)[0]}.skipped.jsonl", file=sys.stderr if part > options.max_skipped else sys.stdout)
-        return int(part > options.max_skipped)
+              f"{os.path.splitext(done.out)[0]}.skipped.jsonl", file=sys.stderr if too_many else sys.stdout)
+        return int(too_many)

@@ -21,24 +21,28 @@ OF_MACHINE = "devices", "loader_threads", "checkpoint_minutes"  # settings that 
 
 
 def main(words):
-    parser = Parser("report", "RUN [OUT.html]", "Shows a run as one HTML page, which needs no other file: its curves, "
-                                                "filters, predictions, similar images and errors.",
-                    "Example: python run.py report runs/mini-1")
-    parser.add_argument("run", metavar="RUN", help="The folder of a run, such as runs/mini-1. It may still be training.")
-    parser.add_argument("out", nargs="?", metavar="OUT.html", help="The page to write. Default: report.html in RUN.")
+    parser = Parser("report", "RUN [OUT.html]",
+                    "Shows a run as one HTML page, which needs no other file: its curves, filters, "
+                    "predictions, similar images and errors.", "Example: python run.py report runs/mini-1")
+    parser.add_argument("run", metavar="RUN",
+                        help="The folder of a run, such as runs/mini-1. It may still be training.")
+    parser.add_argument("out", nargs="?", metavar="OUT.html",
+                        help="The page to write. Default: report.html in RUN.")
     parser.add_argument("--data", metavar="DATA.h5",
-                        help="Reads the data set from this file. Default: the file that the run was trained on.")
+                        help="Reads the data set from this file. Default: the file that the run was trained "
+                             "on.")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="Shows images of this split.")
     parser.add_argument("--sample", type=positive, default=2000, metavar="N",
                         help="Looks for similar images among N training images.")
-    parser.add_argument("--batch", type=positive, default=128, metavar="N", help="Computes N images at a time.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Computes N images at a time.")
     add_devices(parser)
     options = parser.parse(words)
     folder = RunFolder(options.run)
     settings, started, history = folder.read()
     out = Path(options.out or folder.path / "report.html")
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise CpnetError(f"{out}: cannot be written: name a file in a folder that exists")  # before the work, not after it
+    if out.is_dir() or not os.access(out.parent, os.W_OK):  # noticed before the work, not after it
+        raise CpnetError(f"{out}: cannot be written: name a file in a folder that exists")
     path = folder.best if folder.best.exists() else folder.last
     checkpoint = Checkpoint(path) if path.exists() else None
     data, missing = options.data or settings.data, ""
@@ -47,7 +51,8 @@ def main(words):
     if not checkpoint:
         missing = "The run has no checkpoint yet, so its net cannot predict."
     elif not options.data and not os.path.exists(data):
-        missing = f"{data} is no longer there, so the net cannot look at its images. Say with --data where it is now."
+        missing = (f"{data} is no longer there, so the net cannot look at its images. Say with --data where "
+                   "it is now.")
     if missing:
         print(f"{options.run}: {missing}", file=sys.stderr)
         content = report(run, command(run), None, missing)

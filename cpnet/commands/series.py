@@ -26,12 +26,17 @@ def begin(path, settings):
 
 
 def run(options, name, words, resumed=()):
-    """Train the run `name` with options of `train`: those in `words`, or, to go on with it, those in `resumed`.
+    """Train the run `name` with the `words` of `train`, or go on with it, with the words `resumed`.
 
     options: those of the series, of which `runs` and the device's are passed on. Returns the exit code.
     """
-    places = [word for key in ("devices", "threads", "loader_threads") if getattr(options, key)
-              for word in (f"--{key.replace('_', '-')}", getattr(options, key))]
-    saved = (Path(options.runs) / name / LAST).exists()
-    how = ["--resume", name, *resumed] if saved else ["--name", name, "--overwrite", "--math", options.math, *words]
-    return train.main([str(word) for word in ["--runs", options.runs, *places, *how]])
+    where = ["--runs", options.runs, "--loader-threads", options.loader_threads]
+    if options.devices:
+        where += ["--devices", options.devices]
+    if options.threads:
+        where += ["--threads", options.threads]
+    if (Path(options.runs) / name / LAST).exists():
+        what = ["--resume", name, *resumed]
+    else:
+        what = ["--name", name, "--overwrite", "--math", options.math, *words]
+    return train.main([str(word) for word in where + what])

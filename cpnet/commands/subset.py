@@ -11,8 +11,8 @@ def main(words):
     parser.add_argument("data", metavar="DATA.h5", help="The data set to take them from.")
     parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
     parser.add_argument("--classes", required=True, metavar="CLASSES",
-                        help="Takes these classes, named by number, by name or by WordNet's identifier (WNID). "
-                             "Examples: 0-4; Bag,Coat,7.")
+                        help="Takes these classes, named by number, by name or by WordNet's identifier "
+                             "(WNID). Examples: 0-4; Bag,Coat,7.")
     options = parser.parse(words)
     with Dataset(options.data) as dataset:
         classes = choose_classes(dataset, options.classes)

@@ -16,17 +16,18 @@ from cpnet.train import State, Stopping, Trainer
 def parser():
     """The options: all settings of a run (settings.py), and those that say which run it is."""
     known = Parser("train", "", "Trains a net, and keeps all that comes of it in the folder runs/NAME.",
-                   "Example: python run.py train --data my.h5 --net mini --epochs 30. Interrupted by Ctrl-C, it saves "
-                   "everything, and python run.py train --resume goes on.")
+                   "Example: python run.py train --data my.h5 --net mini --epochs 30. Interrupted by Ctrl-C, "
+                   "it saves everything, and python run.py train --resume goes on.")
     groups = add_settings(known)
     add_threads(groups[DEVICE], "compute")
     run = groups[RUN]
-    run.add_argument("--name", metavar="NAME", help="Names the run. Default: the first that is free of NET-1, NET-2, …")
+    run.add_argument("--name", metavar="NAME",
+                     help="Names the run. Default: the first that is free of NET-1, NET-2, …")
     run.add_argument("--runs", default="runs", metavar="FOLDER", help="Keeps all runs in this folder.")
     may_change = ", ".join(option.item.option for option in OPTIONS.values() if option.item.may_change)
     run.add_argument("--resume", nargs="?", const="", metavar="NAME",
-                     help="Goes on with this run, or with the newest one if no name is given. The command may repeat "
-                          f"the run's options. Only these may have other values: {may_change}.")
+                     help="Goes on with this run, or with the newest one if no name is given. The command "
+                          f"may repeat the run's options. Only these may have other values: {may_change}.")
     run.add_argument("--overwrite", action="store_true", help="Replaces a run of the same name.")
     return known
 
@@ -41,7 +42,8 @@ def main(words):
         check(network, settings.graph)
         if options.init_from:
             Checkpoint(options.init_from).initialise(network, options.replace)
-        folder = RunFolder(Path(options.runs) / (options.name or first_free(options.runs, settings.table["name"])))
+        name = options.name or first_free(options.runs, settings.table["name"])
+        folder = RunFolder(Path(options.runs) / name)
         folder.create(settings, overwrite=options.overwrite)
     else:
         if options.overwrite:
@@ -53,7 +55,9 @@ def main(words):
         check(network, settings.graph)
         checkpoint.restore(network)
         folder.write_settings(settings)
-    doing = f"going on in epoch {state.epoch + 1}, after {state.batch} of its batches" if state else "training"
+    doing = "training"
+    if state:
+        doing = f"going on in epoch {state.epoch + 1}, after {state.batch} of its batches"
     print(f"{folder.path}: {doing} {settings.table['name']} on {dataset.path} to epoch {settings.epochs}")
     with Stopping() as stopping:
         trainer = Trainer(network, dataset, folder, settings, state=state, stop=lambda: stopping.signal)
@@ -69,13 +73,13 @@ def main(words):
               f"see {folder.path}")
     elif trainer.state.history:
         best = min(trainer.state.history, key=lambda line: line["val_top1"])
-        print(f"done: the smallest validation top-1 error was {best['val_top1']:.2%}, in epoch {best['epoch']}; "
-              f"see {folder.path}")
+        print(f"done: the smallest validation top-1 error was {best['val_top1']:.2%}, in epoch "
+              f"{best['epoch']}; see {folder.path}")
     return 0
 
 
 def new_settings(options, dataset):
-    """The Settings of a new run. Those that were not given depend on the data set, the net and the profile."""
+    """The Settings of a new run. The data set, the net and the profile decide those that were not given."""
     profile = nets.PROFILES[options.profile]
     crop = nets.crop_size(min(dataset.height, dataset.width), options.profile)
     name = options.net or ("alexnet" if crop >= nets.NETS["alexnet"].smallest else "mini")
@@ -88,10 +92,11 @@ def new_settings(options, dataset):
             chosen[key] = value
     dataset.split("val")  # refuses a data set without one
     if len(dataset.split("train")) < options.batch:
-        raise CpnetError(f"{dataset.path}: 'train' has {len(dataset.split('train'))} images, not one full batch of "
-                         f"{options.batch}; choose a smaller --batch")
+        raise CpnetError(f"{dataset.path}: 'train' has {len(dataset.split('train'))} images, not one full "
+                         f"batch of {options.batch}; choose a smaller --batch")
     if options.replace and not options.init_from:
-        raise CpnetError("--replace names layers that do not start from a checkpoint: give it with --init-from")
+        raise CpnetError("--replace names layers that do not start from a checkpoint: give it with "
+                         "--init-from")
     if options.until is not None and not options.probe:
         raise CpnetError("--until needs to know how often to measure the error: give --probe N with it")
     chosen["devices"] = options.devices or default_devices(table)

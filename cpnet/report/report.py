@@ -11,6 +11,7 @@ from cpnet.summary import rows as layer_rows
 from cpnet.summary import totals
 from cpnet.train import duration
 
+VERSIONS = {"cpnet": "version", "Python": "python", "NumPy": "numpy", "CuPy": "cupy", "CUDA": "cuda", "driver": "driver"}
 NAMES = {"train": "training", "val": "validation", "test": "test"}  # of the splits
 EXAMPLES = 8  # images of figure 4, left: so many right and so many wrong ones
 QUERIES_SHOWN = 5  # figure 4, right
@@ -63,8 +64,7 @@ def _run(run, command, looked):
         fresh = f", but for {', '.join(settings.replace)}" if settings.replace else ""
         rows.append(("started from", f"{settings.init_from}{fresh}"))
     for number, place in enumerate(run.started):
-        versions = [f"{name} {place[key]}" for name, key in (("cpnet", "version"), ("Python", "python"), ("NumPy", "numpy"), ("CuPy", "cupy"),
-                                                             ("CUDA", "cuda"), ("driver", "driver")) if place.get(key)]
+        versions = [f"{name} {place[key]}" for name, key in VERSIONS.items() if place.get(key)]
         where = [place.get("card"), place.get("cpu"), f"{place.get('cores')} cores", *versions, place.get("blas")]
         rows.append(("went on" if number else "begun", f"{place.get('date')} on {', '.join(filter(None, where))}"))
     rows.append(("devices", settings.devices or "cpu"))
