@@ -22,7 +22,7 @@ def parser():
     add_threads(groups[DEVICE], "compute")
     run = groups[RUN]
     run.add_argument("--name", metavar="NAME",
-                     help="Names the run. Default: the first that is free of NET-1, NET-2, …")
+                     help="Names the run. Default: NET-1, or the next number that is free.")
     run.add_argument("--runs", default="runs", metavar="FOLDER", help="Keeps all runs in this folder.")
     may_change = ", ".join(option.item.option for option in OPTIONS.values() if option.item.may_change)
     run.add_argument("--resume", nargs="?", const="", metavar="NAME",
