@@ -1,4 +1,5 @@
 """What a newcomer meets: the help of every command, old spellings, and --version."""
+
 import importlib
 import pkgutil
 import re
@@ -22,6 +23,7 @@ class Built(Exception):
 
 def parser_of(command, monkeypatch):
     """The parser of a command."""
+
     def parse(self, words):
         raise Built(self)
 
@@ -64,7 +66,9 @@ def test_every_option_is_explained_by_a_sentence(command, monkeypatch, capsys):
     assert SENTENCE.match(parser.description) and f"python run.py {command} " in parser.epilog
     for action in parser._actions:
         if action.help != "==SUPPRESS==":
-            assert SENTENCE.match(action.help), f"{command} {action.option_strings or action.dest}: {action.help}"
+            assert SENTENCE.match(action.help), (
+                f"{command} {action.option_strings or action.dest}: {action.help}"
+            )
     code, out, _ = call(capsys, "help", command)
     assert code == 0 and out.startswith(f"usage: python run.py {command} ")
     assert "True" not in out and "False" not in out and "None" not in out
@@ -77,7 +81,14 @@ def test_lists_in_the_help_come_from_the_tables(monkeypatch, capsys):
         assert all(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", out) for name in table)
     assert ", ".join(nets.NETS) in out and ", ".join(nets.PROFILES) in out
     assert [line[:-1] for line in re.findall(r"^\w.*:$", out, re.M)] == [
-        "options", "data", "net", "training", "ablations: the net without one of the paper's ideas", "device", "run"]
+        "options",
+        "data",
+        "net",
+        "training",
+        "ablations: the net without one of the paper's ideas",
+        "device",
+        "run",
+    ]
 
 
 def test_train_is_what_bare_options_do(tmp_path, monkeypatch, capsys):
@@ -96,9 +107,12 @@ def test_old_spellings_work_and_are_not_shown(tmp_path, monkeypatch, capsys):
     small_set("squares.h5", train=16, val=8)
     assert call(capsys, "check", "squares.h5", "--workers", 1)[0] in (0, 1)
     for command in "check", "prepare":
-        assert parser_of(command, monkeypatch).parse(["a", "b", "--workers", "2"][command == "check":]).threads == 2
+        assert (
+            parser_of(command, monkeypatch).parse(["a", "b", "--workers", "2"][command == "check" :]).threads
+            == 2
+        )
         assert "--workers" not in call(capsys, command, "--help")[1]
-        code, _, error = call(capsys, command, *["a", "b"][command == "check":], "--workers", 0)
+        code, _, error = call(capsys, command, *["a", "b"][command == "check" :], "--workers", 0)
         assert code == 2 and "'0' is not a whole number above 0" in error
 
 
@@ -120,12 +134,18 @@ def test_version_where_everything_is_missing(monkeypatch):
     monkeypatch.setattr(machine, "version", lambda package: "")
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
     text = machine.about()
-    assert "NumPy not installed, BLAS: unknown" in text and "CuPy: not installed" in text and "GPUs: none found" in text
+    assert (
+        "NumPy not installed, BLAS: unknown" in text
+        and "CuPy: not installed" in text
+        and "GPUs: none found" in text
+    )
 
 
 def test_version_with_cards(tmp_path, monkeypatch):
-    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\ncase "$*" in *driver*) echo 580.65.06;; '
-                                         '*) echo "0, Some GPU, 81559 MiB"; echo "1, Some GPU, 81559 MiB";; esac\n')
+    (tmp_path / "nvidia-smi").write_text(
+        '#!/bin/sh\ncase "$*" in *driver*) echo 580.65.06;; '
+        '*) echo "0, Some GPU, 81559 MiB"; echo "1, Some GPU, 81559 MiB";; esac\n'
+    )
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     text = machine.about()
