@@ -108,7 +108,7 @@ def _add_option(group, dest, item):
         shown.update(action="store_false")
     else:
         shown.update(action=argparse.BooleanOptionalAction, default=False)
-    group.add_argument(item.option, **shown).help = shown["help"]  # without what some Pythons add to a yes or no
+    group.add_argument(item.option, **shown).help = shown["help"]  # some Pythons add to it
 
 
 def add_devices(parser):

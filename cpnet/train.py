@@ -1,4 +1,4 @@
-"""Training (section 5): the loop over epochs and batches, what is measured, when it is saved, and how it stops."""
+"""Training (section 5): the loop over epochs and batches, what it measures, when it saves, how it stops."""
 import math
 import signal
 import sys
@@ -22,12 +22,13 @@ from cpnet.step import Step
 
 READ_SECONDS = 0.5  # how often a GPU is waited for, to say what the loss is
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
-STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), the loss of guessing. Early in training this is normal for
-large nets. If it lasts, the first weights are too small for a signal to pass (most re-implementations of this net report
-this): try --profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or another --lr."""
-WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To see the whole
-system in minutes, train the bundled set: python run.py --epochs 5 --data data/fashion-mnist-12k.h5. Training goes on; Ctrl-C
-stops it and keeps what it learned."""
+STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), the loss of guessing. Early in training this is
+normal for large nets. If it lasts, the first weights are too small for a signal to pass (most re-implementations
+of this net report this): try --profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or
+another --lr."""
+WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To see
+the whole system in minutes, train the bundled set: python run.py --epochs 5 --data data/fashion-mnist-12k.h5.
+Training goes on; Ctrl-C stops it and keeps what it learned."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class State:
     seconds: float = 0.0
     schedule: dict | None = None
     history: list = field(default_factory=list)  # one object an epoch, the lines of log.jsonl
-    probes: list = field(default_factory=list)  # [step, error on the probed training images], the lines of probes.jsonl
+    probes: list = field(default_factory=list)  # [step, error on the probed images]: probes.jsonl
 
     def best(self):
         """The smallest validation error of all epochs so far."""
@@ -52,9 +53,9 @@ class State:
 class Trainer:
     """Trains `network` on `dataset`, in `folder` (a RunFolder), from `state` on.
 
-    settings: Settings, or a dict of some of them; the others have their defaults. The network is made already, so
-    `table` and `data` are only written down. After every step the trainer asks `stop()`. Once that is true, it saves
-    the run and raises Stopped.
+    settings: Settings, or a dict of some of them; the others have their defaults. The network exists already, so
+    `table` and `data` are only written down. After every step the trainer asks `stop()`. Once that is true, the
+    trainer saves the run and raises Stopped.
     """
 
     def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write,
@@ -105,12 +106,12 @@ class Trainer:
         return until is not None and bool(self.state.probes) and self.state.probes[-1][1] <= until
 
     def step(self, images, labels):
-        """One step: forward, loss, backward, update. After the next `read`, the state counts its loss and errors."""
+        """One step: forward, loss, backward, update. The next `read` adds its loss to the state."""
         self.work(images, labels, step=self.state.step, rate=self.rate)
         self.state.step += 1
 
     def read(self, images):
-        """Update the state's sums; a GPU must finish its work for this. Raises Diverged if the loss is not finite."""
+        """Update the state's sums, which waits for a GPU. Raises Diverged if the loss is not finite."""
         loss, wrong, steps = self.work.read()
         self.read_at = time.monotonic()
         if not math.isfinite(loss):
@@ -130,11 +131,13 @@ class Trainer:
     def _epoch(self):
         """The rest of the present epoch's batches."""
         settings, state = self.settings, self.state
-        with Feed(self.network, self.dataset, "train", batch=settings.batch, seed=settings.seed, epoch=state.epoch,
-                  start=state.batch, drop_last=True, shuffle=settings.shuffle, mirror=settings.mirror,
-                  colour=settings.colour, crops=settings.crops, threads=settings.loader_threads) as feed, \
-             tqdm(total=state.images + len(feed) * settings.batch, initial=state.images, unit=" images", leave=False,
-                  desc=f"epoch {state.epoch + 1}/{settings['epochs']}", disable=not self.progress) as bar:
+        with Feed(self.network, self.dataset, "train", batch=settings.batch, seed=settings.seed,
+                  epoch=state.epoch, start=state.batch, drop_last=True, shuffle=settings.shuffle,
+                  mirror=settings.mirror, colour=settings.colour, crops=settings.crops,
+                  threads=settings.loader_threads) as feed, \
+             tqdm(total=state.images + len(feed) * settings.batch, initial=state.images, unit=" images",
+                  leave=False, desc=f"epoch {state.epoch + 1}/{settings.epochs}",
+                  disable=not self.progress) as bar:
             last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
             for images, labels, _ in feed:
                 self.step(images, labels)
@@ -145,7 +148,8 @@ class Trainer:
                 due = time.monotonic() - self.saved_at >= 60 * settings.checkpoint_minutes
                 if stop or due or state.batch == last or self._may_read():
                     self.read(images)
-                    bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
+                    loss, error = state.loss / state.images, state.wrong / state.images
+                    bar.set_postfix_str(f"loss {loss:.3f}, error {error:.1%}", False)
                 state.seconds = before + time.perf_counter() - began
                 bar.update(len(labels))
                 self._notice(last)
@@ -161,7 +165,7 @@ class Trainer:
             self.state.probes.append([self.state.step, self.probe()])
 
     def _may_read(self):
-        """Whether to read the sums now: on a CPU always, on a GPU now and then, and when `_notice` needs them."""
+        """Whether to read the sums now: on a CPU always; on a GPU now and then, and when `_notice` looks."""
         return (not on_gpu(self.work.sums) or time.monotonic() - self.read_at >= READ_SECONDS
                 or self.state.step == STUCK_STEPS)
 
@@ -192,7 +196,8 @@ class Trainer:
         left = line["seconds"] * (self.settings.epochs - line["epoch"])
         return (f"epoch {line['epoch']}/{self.settings.epochs}: rate {line['lr']:g}, "
                 f"training loss {line['train_loss']:.4f}, error {line['train_top1']:.2%}; "
-                f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}; "
+                f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, "
+                f"top-5 {line['val_top5']:.2%}; "
                 f"{line['images_per_s']:,.0f} images/s, {duration(left)} left")
 
     def _notice(self, last):
@@ -209,7 +214,7 @@ class Trainer:
             self.say(STUCK.format(loss=mean, classes=classes))
 
     def _diagnosis(self, images, loss, step):
-        """Say in which layer values first ceased to be finite, in `step` or with its weights, and what to do."""
+        """Say which layer first gave values that are not finite, and what to do. step: the first such one."""
         where = []
 
         def watch(layer, outputs):
@@ -219,23 +224,32 @@ class Trainer:
         self.network.forward(images, Pass(training=True, seed=self.settings.seed, step=step), watch)
         late = self.state.step - step - 1
         noticed = f" (noticed {late} step{'s' * (late > 1)} later)" if late else ""
-        place = f"first in layer {where[0]}" if where else "with that step's images" if late else "in the loss itself"
-        return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from before. "
-                f"Try a smaller --lr than {self.settings.lr:g}")
+        if where:
+            place = f"first in layer {where[0]}"
+        else:
+            place = "with that step's images" if late else "in the loss itself"
+        return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from "
+                f"before. Try a smaller --lr than {self.settings.lr:g}")
 
     def _check_finite(self):
         for name in self.network.parameters:
             if not np.isfinite(self.network.get("values", name)).all():
-                raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
-                               f"from before. Try a smaller --lr than {self.settings.lr:g}")
+                raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; "
+                               f"{self.folder.last} is from before. "
+                               f"Try a smaller --lr than {self.settings.lr:g}")
 
 
 class Stopping:
-    """In its `with` block, Ctrl-C and SIGTERM only set `signal`; the loop looks at it between steps. A second interrupts."""
+    """In its `with` block, Ctrl-C and SIGTERM only set `signal`, which the loop looks at between steps.
+
+    A second one ends the program at once.
+    """
     signal = None
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {}
+        for number in signal.SIGINT, signal.SIGTERM:
+            self.before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number, frame):
@@ -250,8 +264,8 @@ class Stopping:
 
 def duration(seconds):
     """Seconds as text, in the two units that a person would use."""
-    for unit, size, smaller, part in (("weeks", 604800, "days", 86400), ("days", 86400, "h", 3600), ("h", 3600, "min", 60),
-                                      ("min", 60, "s", 1)):
+    for unit, size, smaller, part in (("weeks", 604800, "days", 86400), ("days", 86400, "h", 3600),
+                                      ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
             return f"{int(seconds // size)} {unit} {int(seconds % size // part)} {smaller}"
     return f"{seconds:.0f} s"
