@@ -22,13 +22,13 @@ from cpnet.step import Step
 
 READ_SECONDS = 0.5  # how often a GPU is waited for, to say what the loss is
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
-STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), the loss of guessing. Early in training this is
-normal for large nets. If it lasts, the first weights are too small for a signal to pass (most re-implementations
-of this net report this): try --profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or
-another --lr."""
-WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To see
-the whole system in minutes, train the bundled set: python run.py --epochs 5 --data data/fashion-mnist-12k.h5.
-Training goes on; Ctrl-C stops it and keeps what it learned."""
+STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), the loss of guessing. Early in training
+this is normal for large nets. If it lasts, the first weights are too small for a signal to pass (most
+re-implementations of this net report this): try --profile as-run, which starts conv3 to conv5 with a
+standard deviation of 0.03, or another --lr."""
+WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To
+see the whole system in minutes, train the bundled set: python run.py --epochs 5 --data
+data/fashion-mnist-12k.h5. Training goes on; Ctrl-C stops it and keeps what it learned."""
 
 
 @dataclass
@@ -53,9 +53,9 @@ class State:
 class Trainer:
     """Trains `network` on `dataset`, in `folder` (a RunFolder), from `state` on.
 
-    settings: Settings, or a dict of some of them; the others have their defaults. The network exists already, so
-    `table` and `data` are only written down. After every step the trainer asks `stop()`. Once that is true, the
-    trainer saves the run and raises Stopped.
+    settings: Settings, or a dict of some of them; the others have their defaults. The network exists
+    already, so `table` and `data` are only written down. After every step the trainer asks `stop()`. Once
+    that is true, the trainer saves the run and raises Stopped.
     """
 
     def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write,
