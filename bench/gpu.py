@@ -34,7 +34,7 @@ def math(kind):
 
 def ours(batch, images, labels, devices, kind, graph):
     """(step, loss, peak): a step of cpnet's net, the loss of the steps so far, MiB held at most."""
-    from cpnet.gpu.devices import devices as named
+    from cpnet.gpu.devices import named
     from cpnet.gpu.graph import GraphStep
     from cpnet.gpu.memory import assign
     from cpnet.gpu.platform import gpus

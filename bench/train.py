@@ -23,7 +23,6 @@ from cpnet.gpu.graph import check
 from cpnet.machine import machine
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder
-from cpnet.settings import Settings
 from cpnet.train import Trainer
 from data.prepare import synthetic
 from data.store.dataset import Dataset
@@ -55,7 +54,7 @@ class Loop(Trainer):
 
     def images_per_s(self):
         first, last = (self.marks[end] for end in self.ends)
-        return (self.ends[1] - self.ends[0]) * self.settings.batch / (last - first)
+        return (self.ends[1] - self.ends[0]) * self.settings["batch"] / (last - first)
 
     def alone_images_per_s(self):
         """The same steps with the last batch, which lies where the net is."""
@@ -65,7 +64,7 @@ class Loop(Trainer):
             for _ in range(count):
                 Trainer.step(self, *self.batch)
             self.work.read()
-        return count * self.settings.batch / (time.perf_counter() - began)
+        return count * self.settings["batch"] / (time.perf_counter() - began)
 
 
 def measure(dataset, folder, args):
@@ -75,10 +74,11 @@ def measure(dataset, folder, args):
     network = Network(table, named(args.devices, table.columns))
     check_data(table, dataset)
     check(network, args.graph)
-    settings = Settings(table.settings, epochs=1, batch=args.batch, lr=1e-4, decay=table.decay, checkpoint_minutes=1e9,
-                        loader_threads=args.loader_threads, graph=args.graph)
+    settings = {"epochs": 1, "batch": args.batch, "lr": 1e-4, "momentum": 0.9, "decay": table.decay, "schedule": "plateau",
+                "seed": 0, "mirror": True, "colour": True, "checkpoint_minutes": 1e9, "loader_threads": args.loader_threads,
+                "graph": args.graph}
     folder = RunFolder(folder)
-    folder.create(settings.as_dict())
+    folder.create(settings)
     loop = Loop(network, dataset, folder, settings, steps=args.steps, progress=False)
     try:
         loop.train()

@@ -1,3 +1,2 @@
-"""The 2012 paper's net, written directly on arrays."""
-
-VERSION = "0.9"
+"""cpnet: the 2012 ImageNet convolutional network, written directly on arrays with backward passes by hand."""
+__version__ = "0.1.0"

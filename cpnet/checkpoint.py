@@ -1,11 +1,12 @@
 """Checkpoints: one HDF5 file that holds all of a run, readable with h5py and nothing else.
 
-    attributes      format = "cpnet-checkpoint", version; settings, state (JSON text)
+    attributes      format = "cpnet-checkpoint", version (of the format), program (the version of cpnet),
+                    settings, state (JSON text)
     values/NAME     every parameter as a whole array, whatever the placement it was trained in
     velocities/NAME the update rule's velocities
-    mean, classes   the data set's mean image (C, H, W) and class names: enough to predict from this file alone
+    mean, classes   the data set's mean image (C, H, W) and class names: this file is enough to predict
 
-A file appears under its name only when it is complete and on the disk, so an interrupted save leaves the old one.
+A file gets its name only when it is complete and on the disk, so an interrupted save leaves the old file.
 """
 import io
 import json
@@ -13,19 +14,20 @@ import json
 import h5py
 import numpy as np
 
+from cpnet import __version__, nets, settings
 from cpnet.errors import CpnetError
 from cpnet.files import write_atomically
-from cpnet.settings import read
 
 FORMAT, VERSION = "cpnet-checkpoint", 1
 KINDS = "values", "velocities"
 
 
 def save(path, network, *, settings, state, mean, classes):
-    """Write a checkpoint. settings, state: what JSON can hold. Raises CpnetError if the disk will not have it."""
+    """Write a checkpoint. settings, state: dicts that JSON can hold. Raises CpnetError if it cannot."""
     image = io.BytesIO()  # HDF5 does not survive a full disk cleanly, so the file is made in memory
     with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, settings=json.dumps(settings), state=json.dumps(state))
+        file.attrs.update(format=FORMAT, version=VERSION, program=__version__,
+                          settings=json.dumps(dict(settings)), state=json.dumps(state))
         for kind in KINDS:
             for name in network.parameters:
                 file[f"{kind}/{name}"] = network.get(kind, name)
@@ -35,7 +37,10 @@ def save(path, network, *, settings, state, mean, classes):
 
 
 class Checkpoint:
-    """A checkpoint's content: settings, state, mean, classes, and arrays[kind][name]. Raises CpnetError if it is not one."""
+    """What a checkpoint holds: settings and state (dicts), mean, classes, and arrays[kind][name].
+
+    Raises CpnetError for a file that is not a checkpoint.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -44,7 +49,8 @@ class Checkpoint:
                 if file.attrs.get("format") != FORMAT:
                     raise CpnetError(f"{path}: is an HDF5 file but not a checkpoint of this program")
                 if file.attrs["version"] != VERSION:
-                    raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version {VERSION}")
+                    raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads "
+                                     f"version {VERSION}")
                 self.settings, self.state = (json.loads(file.attrs[key]) for key in ("settings", "state"))
                 self.mean = file["mean"][()]
                 self.classes = [name.decode() for name in file["classes"][()]]
@@ -54,31 +60,44 @@ class Checkpoint:
         except (OSError, KeyError, ValueError) as error:
             raise CpnetError(f"{path}: cannot be read as a checkpoint ({error}); is it whole?") from error
 
-    def run_settings(self):
-        """The Settings of its run. Raises CpnetError, naming the file and the setting, for what cannot be used."""
-        return read(self.path, self.settings)
+    def run(self):
+        """The Settings of the run that wrote it. Raises CpnetError, naming the key, if they are no run's."""
+        return settings.read(self.path, self.settings)
+
+    def net(self):
+        """The Settings, of which all but the net may be missing: imported weights come from no run."""
+        return settings.read(self.path, self.settings, needed=["table"])
+
+    def table(self):
+        """The Table of its net."""
+        return nets.build(**self.net().table)
 
     def restore(self, network, kinds=KINDS):
-        """Give `network` the arrays. Raises CpnetError, naming the first difference, for a checkpoint of another net."""
+        """Give `network` the arrays. Raises CpnetError, naming a difference, if they are of another net."""
         for kind in kinds:
             check_arrays(self.path, self.arrays[kind], network.parameters)
             for name, array in self.arrays[kind].items():
                 network.set(kind, name, array)
 
     def initialise(self, network, replace=()):
-        """Give `network` the trained values, but for the layers named in `replace`, which keep the values they have.
+        """Give `network` the trained values. The layers named in `replace` keep the values that they have.
 
-        Raises CpnetError for a layer that the net does not have, for arrays that do not fit and are not replaced, and for a
-        net of another profile, in which weights of the same shapes mean something else.
+        Raises CpnetError for a layer that the net does not have, and for arrays that do not fit and are not
+        replaced. It also does so for a net of another profile, in which the same weights mean something else.
         """
-        profile = self.settings["table"]["profile"]
+        profile = self.table().settings["profile"]
         if profile != network.table.settings["profile"]:
             raise CpnetError(f"{self.path}: was trained with --profile {profile}: give that")
-        unknown = set(replace) - {name.rpartition(".")[0] for name in network.parameters}
+        unknown = set(replace) - set(map(layer_of, network.parameters))
         if unknown:
             raise CpnetError(f"--replace {min(unknown)}: the net has no such layer with weights")
-        fresh = {name: network.get("values", name) for name in network.parameters if name.rpartition(".")[0] in replace}
-        trained = {name: array for name, array in self.arrays["values"].items() if name.rpartition(".")[0] not in replace}
+        fresh, trained = {}, {}
+        for name in network.parameters:
+            if layer_of(name) in replace:
+                fresh[name] = network.get("values", name)
+        for name, array in self.arrays["values"].items():
+            if layer_of(name) not in replace:
+                trained[name] = array
         try:
             check_arrays(self.path, fresh | trained, network.parameters)
         except CpnetError as error:
@@ -87,11 +106,17 @@ class Checkpoint:
             network.set("values", name, array)
 
 
+def layer_of(name):
+    """The layer of a parameter: conv1.weight → conv1."""
+    return name.rpartition(".")[0]
+
+
 def check_arrays(path, arrays, parameters):
-    """Raises CpnetError unless the arrays read from `path` are the net's `parameters`: names, shapes, finite values."""
+    """Raises CpnetError unless the arrays of `path` are finite, with the names and shapes of `parameters`."""
     for name in sorted({*arrays, *parameters}):
         if name not in arrays or name not in parameters:
-            raise CpnetError(f"{path}: is of another net: {name} is only in {'the file' if name in arrays else 'the net'}")
+            raise CpnetError(f"{path}: is of another net: {name} is only in "
+                             f"{'the file' if name in arrays else 'the net'}")
         if arrays[name].shape != parameters[name].shape:
             raise CpnetError(f"{path}: is of another net: {name} is {arrays[name].shape} there, "
                              f"{parameters[name].shape} in the net")

@@ -26,7 +26,7 @@ def see_as_trained(checkpoint, dataset):
 
     Raises CpnetError unless the net can see and name these images.
     """
-    check_data(nets.build(**checkpoint.settings["table"]), dataset)
+    check_data(checkpoint.table(), dataset)
     if checkpoint.mean.shape != dataset.mean.shape:
         raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, dataset.mean.shape))}, those that "
                          f"{checkpoint.path} was trained on {'×'.join(map(str, checkpoint.mean.shape))}")

@@ -1,130 +1,86 @@
-"""What the value of an option or a setting may be: read from the command line's text, or checked as a file has it."""
+"""The kinds of values that options and settings have: how each is typed, and which values a file may hold."""
 import argparse
 import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import eq
+
+from cpnet.errors import CpnetError
 
 
+@dataclass(frozen=True)
 class Kind:
-    """Values of the type `type`; `what` they are, in words."""
+    """Which values an option or a setting may have. A Kind can be the `type` of an option in argparse."""
+    says: str  # the end of the sentence "'x' is not …"
+    parse: Callable  # typed text → value; ValueError if it is none
+    holds: Callable  # whether a value, perhaps one read from a file, is of this kind
+    text: Callable = str  # value → the text that one types for it
+    same: Callable = eq  # whether two values mean the same
 
-    def __init__(self, type, what):
-        self.type, self.what = type, what
-
-    def __call__(self, text):
-        """The value that a text is, as argparse asks for it."""
-        return self.type(text)
-
-    def problem(self, value):
-        """Why a value that was read from a file is none; "" if it is one."""
-        return "" if isinstance(value, self.type) else f"{value!r} is not {self.what}"
-
-
-class Text(Kind):
-    """Any text."""
-
-    def __init__(self):
-        super().__init__(str, "a text")
-
-
-class Number(Kind):
-    """A finite number of at least `low`, or above it; of type int or float."""
-
-    def __init__(self, type, low, *, above=False):
-        limit = f" above {low}" if above or (type is int and low) else f", {low} or more"
-        if type is int and low == 1:
-            limit = " above 0"
-        super().__init__(type, f"a {'whole ' * (type is int)}number{limit}")
-        self.low, self.above = low, above
-
-    def _fits(self, value):
-        return math.isfinite(value) and (value > self.low if self.above else value >= self.low)
-
-    def __call__(self, text):
+    def __call__(self, typed):
         try:
-            value = self.type(text)
+            value = self.parse(typed)
         except ValueError:
-            value = math.nan
-        if not self._fits(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {self.what}")
+            value = None
+        except CpnetError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        if value is None or not self.holds(value):
+            raise argparse.ArgumentTypeError(f"{typed!r} is not {self.says}")
         return value
 
-    def problem(self, value):
-        number = isinstance(value, int if self.type is int else int | float) and not isinstance(value, bool)
-        return "" if number and self._fits(value) else f"{value!r} is not {self.what}"
+
+def number(kind, low, says, *, strict=False):
+    """The Kind of a finite int or float that is at least (`strict`: above) `low`."""
+    def holds(value):
+        if type(value) not in (int, kind) or not math.isfinite(value):
+            return False
+        return value > low if strict else value >= low
+    return Kind(says, kind, holds)
 
 
-class Share(Kind):
-    """A share: 0.1% or 0.001."""
-
-    def __init__(self):
-        super().__init__(float, "a share such as 0.1% or 0.001")
-
-    def __call__(self, text):
-        try:
-            value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            value = math.nan
-        if self.problem(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {self.what}")
-        return value
-
-    def problem(self, value):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if number and 0 <= value <= 1 else f"{value!r} is not {self.what}"
+def _share(typed):
+    """0.1% or 0.001 → 0.001"""
+    return float(typed.removesuffix("%")) / (100 if typed.endswith("%") else 1)
 
 
-class Choice(Kind):
-    """One of some words."""
-
-    def __init__(self, words):
-        super().__init__(str, f"one of {', '.join(words)}")
-        self.words = tuple(words)
-
-    def problem(self, value):
-        return "" if value in self.words else f"{value!r} is not {self.what}"
+def _names(typed):
+    """fc7,fc8 → ["fc7", "fc8"]"""
+    return [name.strip() for name in typed.split(",")]
 
 
-class Flag(Kind):
-    """Yes or no."""
-
-    def __init__(self):
-        super().__init__(bool, "true or false")
-
-
-class Names(Kind):
-    """Names, separated by commas."""
-
-    def __init__(self):
-        super().__init__(list, "a list of names")
-
-    def __call__(self, text):
-        return [name.strip() for name in text.split(",")]
-
-    def problem(self, value):
-        good = isinstance(value, list) and all(isinstance(name, str) for name in value)
-        return "" if good else f"{value!r} is not {self.what}"
+def _factors(typed):
+    """conv1=0.1,fc8=2 → {"conv1": 0.1, "fc8": 2.0}"""
+    factors = {}
+    for part in typed.split(","):
+        name, factor = part.split("=")
+        factors[name.strip()] = float(factor)
+    return factors
 
 
-class Factors(Kind):
-    """{layer: factor}: conv1=0.1,fc8=2."""
-
-    def __init__(self):
-        super().__init__(dict, "layers and factors, such as conv1=0.1,fc8=2")
-
-    def __call__(self, text):
-        try:
-            factors = {name.strip(): float(factor) for name, factor in (part.split("=") for part in text.split(","))}
-        except ValueError:
-            factors = {}
-        if not factors or self.problem(factors):
-            raise argparse.ArgumentTypeError(f"{text!r} does not give {self.what}")
-        return factors
-
-    def problem(self, value):
-        good = isinstance(value, dict) and all(isinstance(factor, int | float) and 0 <= factor < math.inf
-                                               for factor in value.values())
-        return "" if good else f"{value!r} is not {self.what}"
+def _are_names(value):
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-whole, positive = Number(int, 0), Number(int, 1)
-above_zero, zero_or_more = Number(float, 0, above=True), Number(float, 0)
-share, names = Share(), Names()
+def _are_factors(value):
+    return isinstance(value, dict) and all(zero_or_more.holds(factor) for factor in value.values())
+
+
+def _factors_text(value):
+    return ",".join(f"{name}={factor:g}" for name, factor in value.items())
+
+
+def _same_file(one, other):
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+whole = number(int, 0, "a whole number, 0 or more")
+positive = number(int, 1, "a whole number above 0")
+above_zero = number(float, 0, "a number above 0", strict=True)
+zero_or_more = number(float, 0, "a number, 0 or more")
+share = Kind("a share such as 0.1% or 0.001", _share, lambda value: zero_or_more.holds(value) and value <= 1)
+word = Kind("text", str, lambda value: isinstance(value, str))
+path = Kind("the name of a file", str, word.holds, same=_same_file)
+flag = Kind("true or false", None, lambda value: isinstance(value, bool))
+names = Kind("a list of names such as fc7,fc8", _names, _are_names, ",".join)
+factors = Kind("a list of layers and factors such as conv1=0.1,fc8=2", _factors, _are_factors, _factors_text)

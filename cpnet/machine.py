@@ -1,34 +1,73 @@
-"""What figures depend on: the machine and the versions, as every run and every bench records them."""
+"""The machine and the versions behind a run. Runs and benches record them; --version prints them."""
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
-from threadpoolctl import threadpool_info
+from cpnet import __version__
 
-from cpnet import VERSION
-from cpnet.errors import CpnetError
-from cpnet.gpu.platform import gpus
+CUPY = "cupy-cuda13x", "cupy-cuda12x", "cupy"  # the names under which CuPy is installed
 
 
 def machine(devices="cpu"):
-    """A dictionary: CPU, cores, versions, date; with GPUs the card, its driver, and CUDA's and CuPy's versions too."""
+    """A dict: CPU, cores, versions, date. If `devices` are GPUs, also the card, its driver, CUDA and CuPy."""
+    found = {"version": __version__, "cpu": cpu(), "cores": cores(), "python": platform.python_version(),
+             "numpy": version("numpy"), "blas": blas(), "torch": version("torch"),
+             "date": time.strftime("%Y-%m-%d")}
+    return found if devices.startswith("cpu") else {**found, **card(int(devices.split(",")[0]))}
+
+
+def about():
+    """What a report of a bug needs, as text. It starts nothing on a GPU. Works if packages are missing."""
+    cupy = next((f"{name} {version(name)}" for name in CUPY if version(name)), "not installed")
+    cards = ask_cards("index,name,memory.total")
+    libraries = [f"{name} {version(package) or 'not installed'}"
+                 for name, package in (("h5py", "h5py"), ("Numba", "numba"), ("Pillow", "pillow"))]
+    return "\n".join([
+        f"cpnet {__version__}",
+        f"Python {platform.python_version()} on {platform.platform()}",
+        f"NumPy {version('numpy') or 'not installed'}, BLAS: {blas() or 'unknown'}",
+        ", ".join(libraries),
+        f"CuPy: {cupy}",
+        f"NVIDIA driver: {driver() or 'not found'}",
+        *([f"GPU {line}" for line in cards] or ["GPUs: none found"]),
+        f"CPU: {cpu()}, {cores()} cores"])
+
+
+def cpu():
+    """The name of the CPU."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    blas = sorted({f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
-                   for pool in threadpool_info() if pool["user_api"] == "blas"})
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "numpy": np.__version__,
-            "blas": ", ".join(blas), "torch": version("torch"), "date": time.strftime("%Y-%m-%d"),
-            **({} if devices.startswith("cpu") else card(int(devices.split(",")[0])))}
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blas():
+    """The libraries that compute NumPy's matrix products, as text; "" if that cannot be known."""
+    try:
+        import numpy  # noqa: F401 (loads its BLAS)
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return ""
+    found = set()
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas":
+            found.add(f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip())
+    return ", ".join(sorted(found))
 
 
 def version(package):
-    """Its version, or "" where it is not installed."""
+    """The version of an installed package; "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -37,28 +76,28 @@ def version(package):
 
 def card(number):
     """What GPU `number` is."""
-    cards = gpus()
-    driver = ""
-    if shutil.which("nvidia-smi"):
-        asked = subprocess.run(["nvidia-smi", f"--id={number}", "--query-gpu=driver_version", "--format=csv,noheader"],
-                               capture_output=True, text=True)
-        driver = asked.stdout.strip() if asked.returncode == 0 else ""
-    return {"card": cards.name(number), "driver": driver, **cards.versions(number)}
+    from cpnet.gpu.platform import gpus  # loads CuPy
+    found = gpus()
+    return {"card": found.name(number), "driver": driver(number), **found.versions(number)}
 
 
-def versions():
-    """What a report of a bug needs, as lines: versions of the program and of what it stands on, the machine and its GPUs."""
-    here = machine()
-    lines = [f"cpnet {VERSION}", f"Python {here['python']}, {platform.platform()}"]
-    lines.append(f"NumPy {here['numpy']} with {here['blas']}")
-    for name in "h5py", "numba", "pillow", "cupy-cuda13x", "cupy-cuda12x":
-        if version(name):
-            lines.append(f"{name} {version(name)}")
-    lines.append(f"{here['cores']} cores of {here['cpu']}")
+def driver(number=0):
+    """The version of NVIDIA's driver; "" if there is none."""
+    answers = ask_cards("driver_version", f"--id={number}")
+    if answers:
+        return answers[0]
+    loaded = Path("/proc/driver/nvidia/version")  # there also without nvidia-smi
+    found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", loaded.read_text()) if loaded.exists() else None
+    return found[1] if found else ""
+
+
+def ask_cards(query, *options):
+    """nvidia-smi's answers, a line for each GPU; [] if there is none. It makes no context on a GPU."""
+    if not shutil.which("nvidia-smi"):
+        return []
     try:
-        for number in range(gpus().count()):
-            facts = card(number)
-            lines.append(f"GPU {number}: {facts['card']}, driver {facts['driver'] or '?'}, {facts['memory_mib']:,} MiB")
-    except CpnetError as error:
-        lines.append(f"GPUs: {error}")
-    return "\n".join(lines)
+        asked = subprocess.run(["nvidia-smi", *options, f"--query-gpu={query}", "--format=csv,noheader"],
+                               capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return asked.stdout.strip().splitlines() if asked.returncode == 0 else []

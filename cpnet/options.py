@@ -1,33 +1,41 @@
-"""What the command line's parsers share: errors of one line, checked numbers, and the options of several commands."""
+"""What the parsers of all commands share: errors of one line, defaults in the help, settings as options."""
 import argparse
-import dataclasses
 import difflib
-import os
+import textwrap
+from copy import copy
+from dataclasses import fields, replace
+from typing import NamedTuple
 
-from cpnet import nets
-from cpnet.errors import fail
-from cpnet.kinds import Choice, Flag, positive
-from cpnet.settings import OPTIONS
-
-LOADER_THREADS = max(1, (os.cpu_count() or 1) // 4)
+from cpnet import kinds, nets
+from cpnet.errors import CpnetError, fail
+from cpnet.settings import DEVICE, GROUPS, Item, NetSettings, Settings
 
 
 class Formatter(argparse.HelpFormatter):
-    """Names every default, but for those of switches and those that the help describes in words."""
+    """Ends an option's help with its default, if that is a value: not nothing, and not yes or no."""
 
     def _get_help_string(self, action):
-        if action.nargs == 0 or not action.default or action.default == argparse.SUPPRESS or "(default" in action.help:
+        value = action.default
+        if value in (None, argparse.SUPPRESS, [], {}) or isinstance(value, bool):
             return action.help
-        return f"{action.help.removesuffix('.')} (default: %(default)s)."
+        return f"{action.help} Default: %(default)s."
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):
-    """One line an error, and the nearest valid option to one that does not exist."""
+    """The parser of one command. Each error is one line. For an unknown option it names the nearest one."""
 
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=Formatter, **options)
+    def __init__(self, command, arguments, description, epilog=""):
+        """arguments: what stands behind the command in the line of its usage, such as "CHECKPOINT"."""
+        words = [f"python run.py {command}", arguments, "[options]"]
+        super().__init__(prog=words[0], usage=" ".join(filter(None, words)), description=description,
+                         epilog=epilog, allow_abbrev=False, add_help=False, formatter_class=Formatter)
+        self.add_argument("-h", "--help", action="help", help="Prints this help.")
 
     def parse(self, words):
+        """The options among `words`, and the defaults of all others."""
         options, unknown = self.parse_known_args(words)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
@@ -35,69 +43,129 @@ class Parser(argparse.ArgumentParser):
             self.error(f"there is no option {unknown[0]}: did you mean {near[0]}? --help lists them all")
         return options
 
+    def given(self, words):
+        """{dest: spelling} of the options that `words` themselves name."""
+        typed = {word.split("=")[0] for word in words}
+        spellings = {}
+        for action in self._actions:
+            for spelling in typed.intersection(action.option_strings):
+                spellings[action.dest] = spelling
+        return spellings
+
     def error(self, message):
         raise SystemExit(fail(message, 2))
 
 
-def net_options(net, ablations):
-    """Add the options that choose a net, and those that leave out one of the paper's ideas, to two groups of a parser."""
-    net.add_argument(
-        "--net", help=f"Use this net: {', '.join(nets.NETS)} (default: alexnet, or mini for small images).")
-    net.add_argument(
-        "--profile", default="paper",
-        help="Follow the paper; or as-run, what the authors' own code did otherwise; or, for weights from Caffe, one of its "
-             f"two nets. One of {', '.join(nets.PROFILES)}.")
-    ablations.add_argument(
-        "--activation", default="relu", help=f"Use this non-linearity: {' or '.join(nets.ACTIVATIONS)}.")
-    ablations.add_argument("--no-lrn", dest="lrn", action="store_false", help="Leave out response normalization.")
-    ablations.add_argument(
-        "--pool", default="3x3s2",
-        help="Pool windows of this size and distance: 3x3s2 overlap, 2x2s2 do not. One of "
-             f"{', '.join(nets.POOLS)}.")
-    ablations.add_argument("--no-dropout", dest="dropout", action="store_false", help="Leave out dropout.")
-    ablations.add_argument(
-        "--no-exchange", dest="exchange", action="store_false",
-        help="Do not let the columns communicate before the last layer.")
-    ablations.add_argument("--drop-layer", help="Leave out this convolution between others: conv3 or conv4.")
+def add_threads(parser, work, old_spelling=None):
+    """Add --threads, for threads that do the `work`. An old spelling still works, unseen in the help."""
+    parser.add_argument("--threads", type=kinds.positive, metavar="N",
+                        help=f"Uses N threads of the CPU to {work}. Default: one for each core.")
+    if old_spelling:
+        parser.add_argument(old_spelling, dest="threads", type=kinds.positive, default=argparse.SUPPRESS,
+                            help=argparse.SUPPRESS)
 
 
-NET_SETTINGS = "profile", "activation", "lrn", "pool", "dropout", "exchange", "drop_layer"
+class Option(NamedTuple):
+    """A setting that is an option of the command line."""
+    name: str  # the setting's
+    item: Item
+    of_net: bool  # whether it is one of NetSettings
+
+
+def _options():
+    """{dest: Option} of all settings that are options."""
+    found = {}
+    for kind in NetSettings, Settings:
+        for each in fields(kind):
+            item = each.metadata["item"]
+            if item.option:
+                found[item.dest or each.name] = Option(each.name, item, kind is NetSettings)
+    return found
+
+
+OPTIONS = _options()
+OF_NET = [dest for dest, option in OPTIONS.items() if option.of_net]
+OF_DEVICE = "devices", "math", "loader_threads"
+
+
+def add_settings(parser, chosen=tuple(OPTIONS)):
+    """Add the options `chosen` to a parser, in groups. Returns {name of a group: argparse's group}."""
+    groups = {}
+    for name in GROUPS:
+        members = [dest for dest in chosen if OPTIONS[dest].item.group == name]
+        if members:
+            groups[name] = parser.add_argument_group(name)
+        for dest in members:
+            _add_option(groups[name], dest, OPTIONS[dest].item)
+    return groups
+
+
+def _add_option(group, dest, item):
+    shown = {"dest": dest, "help": item.text.replace("%", "%%")}
+    if item.kind is not kinds.flag:
+        shown.update(type=item.kind, default=copy(item.default), metavar=item.metavar)
+    elif item.default:  # --no-…
+        shown.update(action="store_false")
+    else:
+        shown.update(action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument(item.option, **shown).help = shown["help"]  # some Pythons add to it
+
+
+def add_devices(parser):
+    """Add the options that say where a net runs."""
+    add_threads(add_settings(parser, OF_DEVICE)[DEVICE], "compute")
 
 
 def net_settings(options):
-    """What `net_options` brought, as arguments of `nets.build`."""
-    return {name: getattr(options, name) for name in NET_SETTINGS}
+    """The net's settings among the options, except for its name: arguments of `nets.build`."""
+    return {OPTIONS[dest].name: getattr(options, dest) for dest in OF_NET if dest != "net"}
 
 
-def place_options(parser):
-    """Options that say where to compute, and by how many threads."""
-    parser.add_argument(
-        "--devices",
-        help="Compute on cpu, or on GPUs by number: 0; or 0,1, which places each column on a GPU of its own; 0,0 and cpu,cpu "
-             "place both on one (default: the best there is, and it says which).")
-    parser.add_argument("--threads", type=positive, help="Use this many CPU threads to compute (default: one a core).")
+def resumed(settings, options, given):
+    """The `settings` of a run, with those options that may change when it is resumed.
+
+    given: {dest: spelling} of the options that were typed. One of them that may not change must have the
+    value of the run. Raises CpnetError, naming both values, if it has another.
+    """
+    changes = {}
+    for dest in OPTIONS.keys() & given.keys():
+        option, new = OPTIONS[dest], getattr(options, dest)
+        old = _value(settings, option)
+        if option.item.may_change:
+            changes[option.name] = new
+        elif old is None or not option.item.kind.same(new, old):
+            here, there = _spoken(option.item, new, given[dest]), _spoken(option.item, old)
+            raise CpnetError(f"{here}, but the run has {there}, and this cannot change with --resume; leave "
+                             "the option out, or start another run")
+    return replace(settings, **changes)
 
 
-def device_options(parser):
-    """The same, with the precision, and the threads that read images."""
-    place_options(parser)
-    for name in "math", "loader_threads":
-        settings_option(parser, name)
+def as_words(settings, leave_out=()):
+    """The options that make these settings, as one types them. Those with usual values are left out."""
+    net = nets.build(**settings.table)
+    profile = nets.PROFILES[net.settings["profile"]]
+    usual = {"lr": net.rate, "decay": net.decay, "epochs": profile.epochs, "schedule": profile.schedule}
+    words = []
+    for option in sorted(OPTIONS.values(), key=lambda option: GROUPS.index(option.item.group)):
+        value = _value(settings, option)
+        if option.name in leave_out or value is None or value == usual.get(option.name, option.item.default):
+            continue
+        words.append(option.item.option)
+        if option.item.kind is not kinds.flag:
+            words.append(option.item.kind.text(value))
+    return words
 
 
-def settings_option(parser, name):
-    """Add the option of a setting (settings.py) to a parser, or to a group of one."""
-    how = OPTIONS[name].metadata
-    text = how["help"].replace("%", "%%")
-    if how["derived"]:
-        text = f"{text[:-1]} (default: {how['derived']})."
-    options = {"dest": name, "help": text}
-    default = OPTIONS[name].default if OPTIONS[name].default is not dataclasses.MISSING else OPTIONS[name].default_factory()
-    options["default"] = LOADER_THREADS if name == "loader_threads" else None if how["derived"] else default
-    if isinstance(how["kind"], Flag):
-        options["action"] = "store_false" if default else argparse.BooleanOptionalAction
-    elif isinstance(how["kind"], Choice):
-        options |= {"choices": how["kind"].words}
-    else:
-        options |= {"type": how["kind"], "metavar": how["metavar"]}
-    parser.add_argument(how["name"] or f"--{name.replace('_', '-')}", **options)
+def _value(settings, option):
+    """What the settings of a run say of an option."""
+    if option.of_net:
+        return settings.table.get(option.name, option.item.default)
+    return settings[option.name]
+
+
+def _spoken(item, value, spelling=None):
+    """An option with its value as one types it, or "no --option"."""
+    option = spelling or item.option
+    if value in (None, [], {}) or item.kind is kinds.flag and value == item.default:
+        return f"no {option}"
+    return option if item.kind is kinds.flag else f"{option} {item.kind.text(value)}"

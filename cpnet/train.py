@@ -1,4 +1,4 @@
-"""Training (section 5): the loop over epochs and batches, what is measured, when it is saved, and how it stops."""
+"""Training (section 5): the loop over epochs and batches, what it measures, when it saves, how it stops."""
 import math
 import signal
 import sys
@@ -18,21 +18,23 @@ from cpnet.gpu.platform import on_gpu
 from cpnet.layers import Pass
 from cpnet.probe import Probe
 from cpnet.schedule import schedule
+from cpnet.settings import Settings
 from cpnet.step import Step
 
 READ_SECONDS = 0.5  # how often a GPU is waited for, to say what the loss is
 STUCK_STEPS = 1000  # after so many steps, or an epoch, the loss should have left ln(classes)
-STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), that of guessing. Early on this is normal for large nets;
-if it lasts, the weights pass on too little (most re-implementations of this net report this plateau): try
---profile as-run, which starts conv3 to conv5 with a standard deviation of 0.03, or another --lr."""
-WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To see the whole
-system in minutes, train the bundled set: python run.py --epochs 5 --data data/fashion-mnist-12k.h5. Training goes on; Ctrl-C
-stops it and keeps what it learned."""
+STUCK = """the loss stays at {loss:.3f}, which is ln({classes}), the loss of guessing. Early in training
+this is normal for large nets. If it lasts, the first weights are too small for a signal to pass (most
+re-implementations of this net report this): try --profile as-run, which starts conv3 to conv5 with a
+standard deviation of 0.03, or another --lr."""
+WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To
+see the whole system in minutes, train the bundled set: python run.py --epochs 5 --data
+data/fashion-mnist-12k.h5. Training goes on; Ctrl-C stops it and keeps what it learned."""
 
 
 @dataclass
 class State:
-    """Where a run is; with the weights and velocities, all that going on needs."""
+    """Where a run is. With the weights and velocities, this is all that it needs to go on."""
     epoch: int = 0  # epochs that are over
     batch: int = 0  # batches of the present epoch that are over
     step: int = 0  # updates made
@@ -42,22 +44,25 @@ class State:
     seconds: float = 0.0
     schedule: dict | None = None
     history: list = field(default_factory=list)  # one object an epoch, the lines of log.jsonl
-    probes: list = field(default_factory=list)  # [step, error on the probed training images], the lines of probes.jsonl
+    probes: list = field(default_factory=list)  # [step, error on the probed images]: probes.jsonl
 
     def best(self):
-        """The smallest validation error so far."""
+        """The smallest validation error of all epochs so far."""
         return min((line["val_top1"] for line in self.history), default=math.inf)
 
 
 class Trainer:
-    """Trains `network` on `dataset` as `settings` say, in `folder` (a RunFolder), from `state` on.
+    """Trains `network` on `dataset`, in `folder` (a RunFolder), from `state` on.
 
-    settings: a cpnet.settings.Settings.
-    `stop()` is asked after every step; once true, the run is saved and Stopped raised.
+    settings: Settings, or a dict of some of them; the others have their defaults. The network exists
+    already, so `table` and `data` are only written down. After every step the trainer asks `stop()`. Once
+    that is true, the trainer saves the run and raises Stopped.
     """
 
-    def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write, progress=True):
-        self.network, self.dataset, self.folder, self.settings = network, dataset, folder, settings
+    def __init__(self, network, dataset, folder, settings, *, state=None, stop=lambda: False, say=tqdm.write,
+                 progress=True):
+        self.network, self.dataset, self.folder = network, dataset, folder
+        self.settings = settings = Settings(**settings)
         self.state, self.stop, self.say, self.progress = state or State(), stop, say, progress
         self.schedule = schedule(settings.schedule, settings.epochs)
         if self.state.schedule:
@@ -76,7 +81,10 @@ class Trainer:
         return self.settings.lr / 10**self.schedule.drops
 
     def train(self):
-        """Train to the last epoch, or `until`. Raises Stopped when asked to stop, Diverged for a loss that is not finite."""
+        """Train to the last epoch, or to the error `until`.
+
+        Raises Stopped when asked to stop, and Diverged for a loss that is not finite.
+        """
         self.folder.write_history(self.state.history)
         self.folder.write_probes(self.state.probes)
         if not self.folder.last.exists():
@@ -99,12 +107,12 @@ class Trainer:
         return until is not None and bool(self.state.probes) and self.state.probes[-1][1] <= until
 
     def step(self, images, labels):
-        """One step: forward, loss, backward, update. Its loss and errors are in the state once `read` has been called."""
+        """One step: forward, loss, backward, update. The next `read` adds its loss to the state."""
         self.work(images, labels, step=self.state.step, rate=self.rate)
         self.state.step += 1
 
     def read(self, images):
-        """Bring the state's sums up to date, which waits for a GPU. Raises Diverged if the loss is not finite."""
+        """Update the state's sums, which waits for a GPU. Raises Diverged if the loss is not finite."""
         loss, wrong, steps = self.work.read()
         self.read_at = time.monotonic()
         if not math.isfinite(loss):
@@ -112,11 +120,11 @@ class Trainer:
         self.state.loss, self.state.wrong = loss, wrong
 
     def save(self, best=False):
-        """Write checkpoint-last.h5, and checkpoint-best.h5 where this is the best so far."""
+        """Write checkpoint-last.h5, and if this is the `best` epoch so far, checkpoint-best.h5."""
         self._check_finite()
         self.state.schedule = self.schedule.state()
         for path in [self.folder.best] * best + [self.folder.last]:
-            checkpoint.save(path, self.network, settings=self.settings.as_dict(), state=asdict(self.state),
+            checkpoint.save(path, self.network, settings=self.settings, state=asdict(self.state),
                             mean=self.dataset.mean, classes=self.dataset.classes)
         self.folder.write_probes(self.state.probes)
         self.saved_at = time.monotonic()
@@ -124,11 +132,13 @@ class Trainer:
     def _epoch(self):
         """The rest of the present epoch's batches."""
         settings, state = self.settings, self.state
-        with Feed(self.network, self.dataset, "train", batch=settings.batch, seed=settings.seed, epoch=state.epoch,
-                  start=state.batch, drop_last=True, shuffle=settings.shuffle, mirror=settings.mirror,
-                  colour=settings.colour, crops=settings.crops, threads=settings.loader_threads) as feed, \
-             tqdm(total=state.images + len(feed) * settings.batch, initial=state.images, unit=" images", leave=False,
-                  desc=f"epoch {state.epoch + 1}/{settings.epochs}", disable=not self.progress) as bar:
+        with Feed(self.network, self.dataset, "train", batch=settings.batch, seed=settings.seed,
+                  epoch=state.epoch, start=state.batch, drop_last=True, shuffle=settings.shuffle,
+                  mirror=settings.mirror, colour=settings.colour, crops=settings.crops,
+                  threads=settings.loader_threads) as feed, \
+             tqdm(total=state.images + len(feed) * settings.batch, initial=state.images, unit=" images",
+                  leave=False, desc=f"epoch {state.epoch + 1}/{settings.epochs}",
+                  disable=not self.progress) as bar:
             last, began, before = state.batch + len(feed), time.perf_counter(), state.seconds
             for images, labels, _ in feed:
                 self.step(images, labels)
@@ -139,7 +149,8 @@ class Trainer:
                 due = time.monotonic() - self.saved_at >= 60 * settings.checkpoint_minutes
                 if stop or due or state.batch == last or self._may_read():
                     self.read(images)
-                    bar.set_postfix_str(f"loss {state.loss / state.images:.3f}, error {state.wrong / state.images:.1%}", False)
+                    loss, error = state.loss / state.images, state.wrong / state.images
+                    bar.set_postfix_str(f"loss {loss:.3f}, error {error:.1%}", False)
                 state.seconds = before + time.perf_counter() - began
                 bar.update(len(labels))
                 self._notice(last)
@@ -150,12 +161,12 @@ class Trainer:
             self.remark = feed.remark(time.perf_counter() - began)
 
     def _probe(self):
-        """Note the error on the probed images, if this is a step to do so."""
+        """Measure the error on the probed images, if this step is one of those that --probe names."""
         if self.probe and self.state.step % self.settings.probe == 0:
             self.state.probes.append([self.state.step, self.probe()])
 
     def _may_read(self):
-        """Whether the sums cost nothing, or have not been read for a while, or `_notice` looks at them."""
+        """Whether to read the sums now: on a CPU always; on a GPU now and then, and when `_notice` looks."""
         return (not on_gpu(self.work.sums) or time.monotonic() - self.read_at >= READ_SECONDS
                 or self.state.step == STUCK_STEPS)
 
@@ -186,11 +197,12 @@ class Trainer:
         left = line["seconds"] * (self.settings.epochs - line["epoch"])
         return (f"epoch {line['epoch']}/{self.settings.epochs}: rate {line['lr']:g}, "
                 f"training loss {line['train_loss']:.4f}, error {line['train_top1']:.2%}; "
-                f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}; "
+                f"validation loss {line['val_loss']:.4f}, top-1 {line['val_top1']:.2%}, "
+                f"top-5 {line['val_top5']:.2%}; "
                 f"{line['images_per_s']:,.0f} images/s, {duration(left)} left")
 
     def _notice(self, last):
-        """Say once what a person should know: a run that will take weeks, a loss that does not leave the plateau."""
+        """Warn once of a run that will take weeks, and of a loss that does not leave its first value."""
         state, classes = self.state, len(self.dataset.classes)
         if state.batch == 3:
             whole = state.seconds / state.images * len(self.dataset.splits["train"]) * self.settings.epochs
@@ -203,7 +215,7 @@ class Trainer:
             self.say(STUCK.format(loss=mean, classes=classes))
 
     def _diagnosis(self, images, loss, step):
-        """Which layer went wrong first, in `step` or with the weights from then, and what to do."""
+        """Say which layer first gave values that are not finite, and what to do. step: the first such one."""
         where = []
 
         def watch(layer, outputs):
@@ -213,23 +225,32 @@ class Trainer:
         self.network.forward(images, Pass(training=True, seed=self.settings.seed, step=step), watch)
         late = self.state.step - step - 1
         noticed = f" (noticed {late} step{'s' * (late > 1)} later)" if late else ""
-        place = f"first in layer {where[0]}" if where else "with that step's images" if late else "in the loss itself"
-        return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from before. "
-                f"Try a smaller --lr than {self.settings.lr:g}")
+        if where:
+            place = f"first in layer {where[0]}"
+        else:
+            place = "with that step's images" if late else "in the loss itself"
+        return (f"the loss is {loss} at step {step}{noticed}: {place}. Stopped; {self.folder.last} is from "
+                f"before. Try a smaller --lr than {self.settings.lr:g}")
 
     def _check_finite(self):
         for name in self.network.parameters:
             if not np.isfinite(self.network.get("values", name)).all():
-                raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; {self.folder.last} is "
-                               f"from before. Try a smaller --lr than {self.settings.lr:g}")
+                raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; "
+                               f"{self.folder.last} is from before. "
+                               f"Try a smaller --lr than {self.settings.lr:g}")
 
 
 class Stopping:
-    """While entered, Ctrl-C and SIGTERM are noted in `signal`, to be acted on between steps; a second one interrupts."""
+    """In its `with` block, Ctrl-C and SIGTERM only set `signal`, which the loop looks at between steps.
+
+    A second one ends the program at once.
+    """
     signal = None
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {}
+        for number in signal.SIGINT, signal.SIGTERM:
+            self.before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number, frame):
@@ -243,9 +264,9 @@ class Stopping:
 
 
 def duration(seconds):
-    """Seconds in the two units a person would use."""
-    for unit, size, smaller, part in (("weeks", 604800, "days", 86400), ("days", 86400, "h", 3600), ("h", 3600, "min", 60),
-                                      ("min", 60, "s", 1)):
+    """Seconds as text, in the two units that a person would use."""
+    for unit, size, smaller, part in (("weeks", 604800, "days", 86400), ("days", 86400, "h", 3600),
+                                      ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
             return f"{int(seconds // size)} {unit} {int(seconds % size // part)} {smaller}"
     return f"{seconds:.0f} s"

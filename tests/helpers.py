@@ -15,7 +15,6 @@ from PIL import Image
 from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
-from cpnet.settings import Settings
 from cpnet.train import State, Trainer
 from data.store.moments import Statistics
 from data.store.writer import Writer
@@ -92,14 +91,14 @@ def loader_threads():
 
 def trainer_of(network, dataset, path, settings, *, resume=False, stop=lambda: False, say=lambda line: None):
     """A Trainer with `settings` in a new run folder, or one that goes on with the run there."""
-    settings = Settings(**{"table": network.table.settings, "data": str(dataset.path), **settings})
+    settings = {"table": network.table.settings, "data": str(dataset.path), **settings}
     folder, state = RunFolder(path), None
     if resume:
         folder, checkpoint = find(path.parent, path.name)
         checkpoint.restore(network)
         state = State(**checkpoint.state)
     else:
-        folder.create(settings.as_dict())
+        folder.create(settings)
     return Trainer(network, dataset, folder, settings, state=state, stop=stop, progress=False, say=say)
 
 

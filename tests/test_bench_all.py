@@ -7,7 +7,6 @@ import pytest
 from bench import all as whole
 from bench import train
 from cpnet.gpu.graph import GraphStep
-from cpnet.settings import Settings
 from data.store.dataset import Dataset
 from tests.gpus import gpus, tiny
 from tests.helpers import small_set
@@ -52,7 +51,7 @@ def test_the_clock_of_the_loop(monkeypatch):
     """12 steps of 50 images in 6 seconds between the two marks, whatever was before and after."""
     monkeypatch.setattr(train, "WARM", 10)
     loop = object.__new__(train.Loop)
-    loop.ends, loop.settings, loop.marks = (10, 22), Settings({}, batch=50), {10: 100.0, 22: 106.0}
+    loop.ends, loop.settings, loop.marks = (10, 22), {"batch": 50}, {10: 100.0, 22: 106.0}
     assert loop.images_per_s() == 100
 
 

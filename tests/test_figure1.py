@@ -279,4 +279,4 @@ def test_mistakes(squares, tmp_path, monkeypatch, capsys, words, message):
 
 def test_until_needs_a_probe(squares, tmp_path, capsys):
     assert command_line.main(["--data", squares.path, "--runs", str(tmp_path), "--batch", "16", "--until", "0.1"]) == 1
-    assert "--until needs to know how often to look: give --probe UPDATES" in capsys.readouterr().err
+    assert "--until needs to know how often to measure the error: give --probe N" in capsys.readouterr().err

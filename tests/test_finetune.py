@@ -83,10 +83,10 @@ def test_rates_are_scaled_on_every_device_and_after_resuming(pretrained):
 
 @pytest.mark.parametrize("words, message", [
     (["--init-from", "none.h5"], "none.h5: there is no such checkpoint"),
-    (["--replace", "fc8"], "give that with --init-from"),
+    (["--replace", "fc8"], "give it with --init-from"),
     (["--lr-scale", "fc9=1"], "--lr-scale fc9: the net has no such layer"),
-    (["--lr-scale", "fc8"], "'fc8' does not give layers and factors"),
-    (["--lr-scale", "fc8=-1"], "'fc8=-1' does not give layers and factors")])
+    (["--lr-scale", "fc8"], "'fc8' is not a list of layers and factors"),
+    (["--lr-scale", "fc8=-1"], "'fc8=-1' is not a list of layers and factors")])
 def test_mistakes(pretrained, capsys, words, message):
     try:
         code = train(pretrained, "wrong", "--data", pretrained / "four.h5", *words)

@@ -3,6 +3,7 @@ import io
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import run as command_line
-from cpnet import figures, nets, scores
+from cpnet import __version__, figures, nets, scores
 from cpnet.checkpoint import Checkpoint
 from cpnet.commands import train
 from cpnet.commands.report import command
@@ -107,7 +108,7 @@ def page(*words):
 
 def test_a_finished_run(here):
     found = page("runs/two", "out.html", "--sample", "30")
-    history = RunFolder("runs/two").read()[1]
+    history = RunFolder("runs/two").read()[2]
     best = min(history, key=lambda line: line["val_top1"])
     for text in (f"{best['val_top1']:.2%}", f"{best['val_top5']:.2%}", "2 of 2 epochs, 12 updates of 16 images",
                  "mini, 2 columns, ", "among 30 drawn at random",
@@ -183,7 +184,7 @@ DAMAGE = [
     ("config.json", b"{", "config.json: is damaged"),
     ("config.json", b"[]", "config.json: is damaged: it holds no object"),
     ("config.json", b"\xff\xfe", "cannot be read as a run"),
-    ("config.json", b"{}", "config.json: has no 'table'"),
+    ("config.json", b"{}", "config.json: has no 'batch'"),
     ("log.jsonl", b'{"epoch": 1}\n', "log.jsonl: has no 'images_per_s'"),
     ("log.jsonl", b"\n", "log.jsonl, line 1: is damaged"),
     ("filters/001.npy", b"no", "001.npy: cannot be read"),
@@ -204,7 +205,7 @@ def test_a_damaged_run_is_refused(here, capsys, name, content, message):
 def test_a_table_that_is_no_net(here, capsys):
     settings = json.loads((here / "runs/two/config.json").read_text())
     (here / "runs/two/config.json").write_text(json.dumps({**settings, "table": {"nets": 1}}))
-    refused(here, capsys, ["runs/two"], "two: its config.json describes no net")
+    refused(here, capsys, ["runs/two"], "two/config.json, table: has 'nets', which is not a setting")
 
 
 def refused(folder, capsys, words, message):
@@ -231,20 +232,20 @@ def test_the_command_to_repeat_it_makes_the_same_run(trained, monkeypatch, words
             return train.new_settings(train.parser().parse(shlex.split(line)), dataset)
 
     first = settings(f"--data squares.h5 --devices cpu,cpu --batch 64 {words}")
-    again = command(Run("a", first.as_dict(), [], None, {}))
-    assert again.startswith("python run.py --data squares.h5 --net ")
+    again = command(Run("a", first, [], None, {}))
+    assert again.startswith("python run.py --data squares.h5 ") and " --net " in again
     elsewhere = {"checkpoint_minutes", "loader_threads", "devices"}  # of the machine
     second = settings(again.removeprefix("python run.py "))
-    for name, value in vars(first).items():
-        assert name in elsewhere or getattr(second, name) == value
+    assert replace(second, **{key: first[key] for key in elsewhere}) == first
 
 
 def test_where_and_when_it_ran_is_kept(here):
     assert command_line.main("--resume two --epochs 3".split()) == 0
-    settings, history = RunFolder("runs/two").read()
-    assert len(settings["started"]) == 2 and len(history) == 3
-    for place in settings["started"]:
+    _, started, history = RunFolder("runs/two").read()
+    assert len(started) == 2 and len(history) == 3
+    for place in started:
         assert place["cores"] > 0 and place["numpy"] == np.__version__ and len(place["date"]) == 10
+        assert place["version"] == __version__
     assert "started" not in Checkpoint("runs/two/checkpoint-last.h5").settings
     found = page("runs/two")
     assert "begun" in found.text and "went on" in found.text and "3 of 3 epochs" in found.text
@@ -259,14 +260,14 @@ def test_a_thousand_classes_of_large_images(rng):
         read=lambda name, which: rng.integers(0, 256, (len(which), 3, 256, 256), np.uint8))
     probabilities = rng.dirichlet(np.ones(1000), 3000).astype(np.float32)
     probabilities[np.arange(2000), labels[:2000]] += 1
-    settings = Settings(**{"table": nets.build("alexnet").settings, "data": "i.h5", "epochs": 90, "batch": 128, "lr": 0.01,
-                "momentum": 0.9, "decay": 0.0005, "schedule": "plateau", "seed": 0, "mirror": True, "colour": True}).as_dict()
+    settings = {"table": nets.build("alexnet").settings, "data": "i.h5", "epochs": 90, "batch": 128, "lr": 0.01,
+                "momentum": 0.9, "decay": 0.0005, "schedule": "plateau", "seed": 0, "mirror": True, "colour": True}
     history = [{"epoch": epoch, "step": epoch, "lr": 0.01 if epoch < 60 else 0.001, "train_loss": 7 / epoch, "seconds": 2e3,
                 "train_top1": 1 / epoch, "val_loss": 6 / epoch, "val_top1": 0.9 / epoch, "val_top5": 0.5 / epoch,
                 "images_per_s": 900.0} for epoch in range(1, 91)]
     weights = {f"after epoch {k}": rng.standard_normal((96, 3, 11, 11)) for k in (1, 30, 60, 90)}
     looked = Looked(dataset, "val", probabilities, np.arange(200), rng.integers(0, 3000, (200, 6)), 2000)
-    text = report(Run("i", settings, history, None, weights), "python run.py", looked, "")
+    text = report(Run("i", Settings(**settings), history, None, weights), "python run.py", looked, "")
     found = Page(text)
     assert "60,965,224 parameters" in found.text and f"The {WORST} largest errors of 1,000 classes" in found.text
     assert len(labels) > ALL_CLASSES and text.count("<tr>") < 100
@@ -278,9 +279,9 @@ def test_a_thousand_classes_of_large_images(rng):
     ("plateau", "learning rate 0.01, divided by 10 when the validation error stops improving; "),
     ("2,4", "learning rate 0.01, divided by 10 after epochs 2, 4; "), ("constant", "learning rate 0.01 throughout; ")])
 def test_the_schedule_in_words(schedule, words):
-    settings = Settings(**{"table": nets.build("mini", (1, 24, 24), 10).settings, "data": "i.h5", "epochs": 9, "batch": 128, "lr": 0.01,
-                "momentum": 0.9, "decay": 0.0005, "schedule": schedule, "seed": 0, "mirror": True, "colour": True}).as_dict()
-    assert words in Page(report(Run("i", settings, [], None, {}), "python run.py", None, "no images")).text
+    settings = {"table": nets.build("mini", (1, 24, 24), 10).settings, "data": "i.h5", "epochs": 9, "batch": 128, "lr": 0.01,
+                "momentum": 0.9, "decay": 0.0005, "schedule": schedule, "seed": 0, "mirror": True, "colour": True}
+    assert words in Page(report(Run("i", Settings(**settings), [], None, {}), "python run.py", None, "no images")).text
 
 
 def test_snapshots_are_evenly_spaced(tmp_path):

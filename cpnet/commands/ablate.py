@@ -1,4 +1,4 @@
-"""Train the net without one of the paper's ideas after the other, and compare."""
+"""Train the net without each of the paper's ideas in turn, and compare the errors."""
 import json
 from pathlib import Path
 
@@ -6,22 +6,32 @@ from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.files import write_atomically
 from cpnet.kinds import names, positive
-from cpnet.options import Parser, device_options
+from cpnet.options import Parser, add_devices
 from cpnet.studies import ablate
 
 
 def main(words):
-    parser = Parser(prog="run.py ablate", epilog="Interrupted, the same command goes on where it stopped.",
-                    description="train the net without one of the paper's ideas after the other; one row of a table each")
-    parser.add_argument("--data", help="an .h5 data set (default: as in training)")
-    parser.add_argument("--net", help="the net to take apart (default: by the images)")
-    parser.add_argument("--epochs", type=positive, default=30, help="of every run")
-    parser.add_argument("--batch", type=positive, default=128, help="images an update")
-    parser.add_argument("--seeds", type=positive, default=1, help="runs of every variant: seeds 0, 1, …")
+    parser = Parser("ablate", "",
+                    "Trains the net once as it is and once without each of the paper's ideas, and prints a "
+                    "table that compares them.",
+                    "Example: python run.py ablate --epochs 30 --seeds 3. If it is interrupted, the same "
+                    "command goes on.")
+    parser.add_argument("--data", metavar="DATA.h5",
+                        help="Trains on this data set. Default: the one that train takes.")
+    parser.add_argument("--net", metavar="NET",
+                        help="Takes this net apart. Default: the one that train takes.")
+    parser.add_argument("--epochs", type=positive, default=30, metavar="N",
+                        help="Trains each net for N epochs.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Updates the weights after every N images.")
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N",
+                        help="Trains each variant N times, with the seeds 0, 1, and so on.")
     parser.add_argument("--only", type=names, default=[], metavar="VARIANTS",
-                        help="some of " + ", ".join(variant.name for variant in ablate.VARIANTS[1:]))
-    parser.add_argument("--runs", default="runs/ablate", help="the folder of the series")
-    device_options(parser)
+                        help="Trains only these variants, besides the whole net. "
+                             f"There are {', '.join(variant.name for variant in ablate.VARIANTS[1:])}.")
+    parser.add_argument("--runs", default="runs/ablate", metavar="FOLDER",
+                        help="Keeps all of its runs in this folder.")
+    add_devices(parser)
     options = parser.parse(words)
     with open_data(options.data) as dataset:
         words = ["--batch", str(options.batch), *(["--net", options.net] if options.net else [])]
@@ -32,7 +42,7 @@ def main(words):
                  {"data": data, "net": net, "epochs": options.epochs, "batch": options.batch})
     shared = ["--data", data, "--epochs", options.epochs, "--batch", options.batch]
     results = {}
-    for seed in range(options.seeds):  # a first row of everything before the second seed of anything
+    for seed in range(options.seeds):  # all variants with the first seed, then all with the second
         for variant in variants:
             name = f"{variant.name}-{seed}"
             chosen = f"{net}-one-column" if variant.name == "one-column" else net

@@ -1,5 +1,5 @@
-"""Short binary codes by an auto-encoder, to a file."""
-from cpnet.commands.common import one_device, one_device_options
+"""Train an auto-encoder, and write the short binary codes that it gives."""
+from cpnet.commands.common import add_one_device, one_device
 from cpnet.kinds import above_zero, positive, whole
 from cpnet.options import Parser
 from cpnet.studies.codes import make
@@ -7,19 +7,31 @@ from cpnet.studies.features import open_vectors
 
 
 def main(words):
-    parser = Parser(prog="run.py codes", epilog="Interrupted, the same command goes on after the last whole epoch.",
-                    description="train an auto-encoder that compresses vectors to short binary codes, for `neighbours`")
-    parser.add_argument("vectors", help="a file made by `features`, or a data set: then its raw pixels")
-    parser.add_argument("out", help="the .h5 file to make")
-    parser.add_argument("--bits", type=positive, default=128, help="of a code")
-    parser.add_argument("--hidden", type=positive, default=512, help="neurons between vector and code, on both sides")
-    parser.add_argument("--epochs", type=positive, default=5, help="passes over the training split")
-    parser.add_argument("--batch", type=positive, default=128, help="vectors a step")
-    parser.add_argument("--rate", type=above_zero, default=1.0, help="of learning, times the widest layer; falls to 0")
-    parser.add_argument("--seed", type=whole, default=0, help="of the weights and the order")
-    one_device_options(parser)
+    parser = Parser("codes", "VECTORS OUT.h5",
+                    "Trains an auto-encoder that compresses vectors to short binary codes, and writes the "
+                    "code of each image, for the command neighbours.",
+                    "Example: python run.py codes features.h5 codes.h5 --bits 128. If it is interrupted, the "
+                    "same command goes on after the last whole epoch.")
+    parser.add_argument("vectors", metavar="VECTORS",
+                        help="A file that the command features made, or a data set, whose pixels are then "
+                             "the vectors.")
+    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("--bits", type=positive, default=128, metavar="N", help="Makes codes of N bits.")
+    parser.add_argument("--hidden", type=positive, default=512, metavar="N",
+                        help="Puts a layer of N neurons between vector and code, and another behind the "
+                             "code.")
+    parser.add_argument("--epochs", type=positive, default=5, metavar="N", help="Trains for N epochs.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Updates the weights after every N vectors.")
+    parser.add_argument("--rate", type=above_zero, default=1.0, metavar="RATE",
+                        help="Learns with this rate, divided by the number of neurons in the widest layer. "
+                             "The rate falls evenly to 0 at the end of training.")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N",
+                        help="Draws the first weights and the order of the vectors from this number.")
+    add_one_device(parser)
     options = parser.parse(words)
-    settings = {name: getattr(options, name) for name in ("bits", "hidden", "epochs", "batch", "rate", "seed")}
+    settings = {"bits": options.bits, "hidden": options.hidden, "epochs": options.epochs,
+                "batch": options.batch, "rate": options.rate, "seed": options.seed}
     device, source = one_device(options), open_vectors(options.vectors)
     try:
         make(source, options.out, settings, device, progress=True)

@@ -1,13 +1,15 @@
-"""What several commands need: the data set, the net in its place, a checkpoint with its net."""
+"""What several commands need: the data set, the net on its devices, a checkpoint with its net."""
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from cpnet import nets, threads
+from cpnet import nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.gpu import precision
 from cpnet.gpu.devices import best, named, remarks
-from cpnet.kinds import positive
 from cpnet.network import Network
+from cpnet.options import add_threads
+from cpnet.threads import set_threads
 from data.store.dataset import Dataset
 
 DATA = Path(__file__).parents[2] / "data"
@@ -15,7 +17,7 @@ IMAGENET, BUNDLED = DATA / "imagenet.h5", DATA / "fashion-mnist-12k.h5"
 
 
 def open_data(path):
-    """The data set at `path`, or the default one, saying which it is."""
+    """The data set at `path`. Without a path, the default one; this prints which it is."""
     if path is None and IMAGENET.exists():
         print(f"training on {IMAGENET}")
     elif path is None:
@@ -25,12 +27,12 @@ def open_data(path):
 
 
 def place(settings, options):
-    """The net of the Settings, with fresh weights, on their devices."""
+    """The net of `settings`, with fresh weights, on the devices that they name."""
     if options.threads:
-        threads.set_threads(options.threads)
+        set_threads(options.threads)
     precision.set_math(settings.math)
     table = nets.build(**settings.table)
-    devices = named(settings.devices, table.columns)
+    devices = named(settings.devices or "cpu", table.columns)
     for remark in remarks(devices):
         print(remark, file=sys.stderr)
     network = Network(table, devices, seed=settings.seed)
@@ -39,7 +41,7 @@ def place(settings, options):
 
 
 def default_devices(table):
-    """The best devices for a net, as text, saying which they are."""
+    """The best devices for a net, as text. This prints which they are."""
     text, line = best(table.columns)
     if line:
         print(line, file=sys.stderr)
@@ -49,24 +51,25 @@ def default_devices(table):
 def load(path, options):
     """The checkpoint at `path` and its net."""
     checkpoint = Checkpoint(path)
-    settings = checkpoint.run_settings()
-    settings.devices = options.devices or default_devices(nets.build(**settings.table))
-    settings.math = options.math
-    network = place(settings, options)
+    devices = options.devices or default_devices(checkpoint.table())
+    network = place(replace(checkpoint.net(), devices=devices, math=options.math), options)
     checkpoint.restore(network, ["values"])
     return checkpoint, network
 
 
-def one_device_options(parser):
-    """Options that say where to do what is not shared by columns."""
-    parser.add_argument("--devices", help="cpu, or a GPU by its number (default: the best there is, which it says)")
-    parser.add_argument("--threads", type=positive, help="CPU threads that compute (default: one a core)")
+def add_one_device(parser):
+    """Add the options that say where to compute what is not shared by columns."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--devices", metavar="DEVICE",
+                       help="Computes on cpu, or on the GPU of this number, such as 0. Default: the best "
+                            "device that it finds; it says which.")
+    add_threads(group, "compute")
 
 
 def one_device(options):
-    """The device of `one_device_options`."""
+    """The device that the options of `add_one_device` name."""
     if options.threads:
-        threads.set_threads(options.threads)
+        set_threads(options.threads)
     text, line = (options.devices, "") if options.devices else best(1)
     if line:
         print(line, file=sys.stderr)

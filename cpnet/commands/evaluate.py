@@ -1,4 +1,4 @@
-"""Errors of a checkpoint, or of several and their average, on a split."""
+"""Measure the errors of a checkpoint, or of several and their average, on one split of a data set."""
 import json
 from pathlib import Path
 
@@ -11,32 +11,48 @@ from cpnet.errors import CpnetError
 from cpnet.evaluate import predict_split, see_as_trained
 from cpnet.figures import draw_confusion, draw_predictions
 from cpnet.kinds import positive
-from cpnet.options import Parser, device_options
+from cpnet.options import Parser, add_devices
 
 SHOWN = 8  # images of figure 4, left
 
 
 def main(words):
-    parser = Parser(prog="run.py evaluate",
-                    description="top-1 and top-5 error of a checkpoint; of several, and of their average")
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="or a file made by --save-probabilities")
-    parser.add_argument("--data", help="an .h5 data set (default: the one that the first was trained on)")
-    parser.add_argument("--split", default="val", help="val, test or train")
-    parser.add_argument("--crops", type=int, choices=(1, 10), default=1, help="1: the centre; 10: corners, centre, mirrors")
-    parser.add_argument("--batch", type=positive, default=128, help="images at a time")
-    parser.add_argument("--by-class", action="store_true", help="every class's error, the worst first")
-    parser.add_argument("--confusion", metavar="PNG", help="which classes are taken for which, as a picture")
-    parser.add_argument("--picture", metavar="PNG", help="figure 4, left: eight images and the most probable classes")
-    parser.add_argument("--table", action="store_true", help="as tables 1 and 2, beside the published rows")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--save-probabilities", metavar="H5", help="to be scored or averaged later (the average, of several)")
-    device_options(parser)
+    parser = Parser("evaluate", "CHECKPOINT [CHECKPOINT …]",
+                    "Measures the top-1 and top-5 error of a trained net. Of several nets, it also measures "
+                    "the error of their average prediction.",
+                    "Example: python run.py evaluate runs/mini-1/checkpoint-best.h5 --split val --crops 10")
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT",
+                        help="A trained net, or a file that --save-probabilities made.")
+    parser.add_argument("--data", metavar="DATA.h5",
+                        help="Looks at the images of this data set. Default: the one that the first net was "
+                             "trained on.")
+    parser.add_argument("--split", default="val", metavar="SPLIT",
+                        help="Looks at this split of it: val, test or train.")
+    parser.add_argument("--crops", type=int, choices=(1, 10), default=1,
+                        help="Averages over so many views of an image. 1: the centre; 10: the four corners, "
+                             "the centre and their mirror images, as in section 4.1.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Computes N views at a time.")
+    parser.add_argument("--by-class", action="store_true",
+                        help="Prints the error of each class, the largest first.")
+    parser.add_argument("--confusion", metavar="PNG",
+                        help="Draws which classes the net takes for which others.")
+    parser.add_argument("--picture", metavar="PNG",
+                        help="Draws eight images with their most probable classes, as figure 4 (left).")
+    parser.add_argument("--table", action="store_true",
+                        help="Prints the errors beside the paper's, in the form of its tables 1 and 2.")
+    parser.add_argument("--json", action="store_true", help="Prints the errors as JSON.")
+    parser.add_argument("--save-probabilities", metavar="OUT.h5",
+                        help="Writes the probabilities to this file, which evaluate can read later in place "
+                             "of a checkpoint. Of several nets, it writes their average.")
+    add_devices(parser)
     options = parser.parse(words)
     views = "centre crop" if options.crops == 1 else "ten crops"
     saved = {path: scores.load(path) for path in options.checkpoints}
-    trained_on = next((Checkpoint(path).settings["data"] for path in saved if saved[path] is None), None)
+    trained_on = next((Checkpoint(path).net().data for path in saved if saved[path] is None), None)
     if not (options.data or trained_on):
-        raise CpnetError("give --data: neither files of probabilities nor imported nets name the images to look at")
+        raise CpnetError("give --data: files of probabilities and imported nets do not say which images to "
+                         "look at")
     with open_data(options.data or trained_on) as dataset:
         labels, results = dataset.split(options.split).labels, {}
         for path in options.checkpoints:  # mistakes first
@@ -48,8 +64,9 @@ def main(words):
             if saved[path] is None:
                 checkpoint, network = load(path, options)
                 see_as_trained(checkpoint, dataset)
-                results[path] = predict_split(network, dataset, options.split, crops=options.crops, batch=options.batch,
-                                              threads=options.loader_threads, progress=True)
+                results[path] = predict_split(network, dataset, options.split, crops=options.crops,
+                                              batch=options.batch, threads=options.loader_threads,
+                                              progress=True)
         results = {path: results[path] for path in options.checkpoints}
         rows = {path: scores.scores(each, labels) for path, each in results.items()}
         average = scores.mean(list(results.values()))
@@ -58,20 +75,26 @@ def main(words):
         if options.json:
             print(json.dumps([{"model": name, "split": options.split, "crops": options.crops, **row}
                               for name, row in rows.items()], indent=2))
-        for name, row in rows.items() if not options.json else ():
-            print(f"{name + ': ' if len(rows) > 1 else ''}{options.split}, {row['images']:,} images, {views}: "
-                  f"top-1 error {row['top1']:.2%}, top-{min(scores.TOP, len(dataset.classes))} error {row['top5']:.2%}, "
-                  f"loss {row['loss']:.4f}")
+        else:
+            top = min(scores.TOP, len(dataset.classes))
+            for name, row in rows.items():
+                which = f"{name}: " if len(rows) > 1 else ""
+                print(f"{which}{options.split}, {row['images']:,} images, {views}: top-1 error {row['top1']:.2%}, "
+                      f"top-{top} error {row['top5']:.2%}, loss {row['loss']:.4f}")
         if options.table:
-            print(scores.tables([(Path(name).parent.name or name if name in results else name, row["top1"], row["top5"])
-                                 for name, row in rows.items()]))
+            lines = []
+            for name, row in rows.items():
+                label = Path(name).parent.name if name in results else ""
+                lines.append((label or name, row["top1"], row["top5"]))
+            print(scores.tables(lines))
         if options.by_class:
             print(scores.by_class(average, labels, dataset.classes))
         if options.confusion:
             draw_confusion(scores.confusion(average, labels), dataset.classes, options.confusion)
         if options.picture:
             some = np.sort(np.random.default_rng(0).permutation(len(labels))[:SHOWN])
-            draw_predictions(dataset.read(options.split, some), labels[some], average[some].T, dataset.classes, options.picture)
+            draw_predictions(dataset.read(options.split, some), labels[some], average[some].T,
+                             dataset.classes, options.picture)
         if options.save_probabilities:
             scores.save(options.save_probabilities, average, labels, split=options.split, data=dataset.path,
                         made_from=f"{', '.join(options.checkpoints)}; {views}")
@@ -81,6 +104,6 @@ def check_saved(path, saved, split, labels):
     """The probabilities of a saved file. Raises CpnetError unless they are of these images."""
     probabilities, own, of = saved
     if of != split or not np.array_equal(own, labels):
-        raise CpnetError(f"{path}: holds the probabilities of {len(own):,} images of '{of}', not of these {len(labels):,} of "
-                         f"'{split}'")
+        raise CpnetError(f"{path}: holds the probabilities of {len(own):,} images of '{of}', not of these "
+                         f"{len(labels):,} of '{split}'")
     return probabilities

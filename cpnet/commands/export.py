@@ -1,4 +1,4 @@
-"""A checkpoint's weights for other programs."""
+"""Write a checkpoint's weights for other programs."""
 from pathlib import Path
 
 from cpnet.files import write_atomically
@@ -10,12 +10,18 @@ FORMATS = "npz", "safetensors", "onnx"
 
 
 def main(words):
-    parser = Parser(prog="run.py export", description="a checkpoint's weights and all that predicting takes")
-    parser.add_argument("checkpoint")
-    parser.add_argument("out")
-    parser.add_argument("--format", choices=FORMATS, help="default: by the ending of OUT, else npz")
+    parser = Parser("export", "CHECKPOINT OUT",
+                    "Writes the weights of a trained net, and all else that a prediction needs, for other "
+                    "programs (docs/formats.md).",
+                    "Example: python run.py export runs/mini-1/checkpoint-best.h5 mini.onnx")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
+    parser.add_argument("out", metavar="OUT", help="The file to make.")
+    parser.add_argument("--format", choices=FORMATS,
+                        help="Writes in this format. Default: the format that the ending of OUT names, else "
+                             "npz.")
     parser.add_argument("--fold-dropout", action="store_true",
-                        help="multiply dropout's 0.5 at test into the weights that follow (ONNX files always have it there)")
+                        help="Multiplies the weights behind each dropout by the 0.5 that dropout multiplies "
+                             "by at test. In ONNX files they always are.")
     options = parser.parse(words)
     if Path(options.out).resolve() == Path(options.checkpoint).resolve():
         parser.error(f"{options.out} is the checkpoint itself, which would be lost")

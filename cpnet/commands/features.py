@@ -1,28 +1,34 @@
-"""The last hidden layer's activations of a data set, to a file."""
+"""Write the last hidden layer's activations for all images of a data set."""
 from pathlib import Path
 
 from cpnet.commands.common import load, open_data
 from cpnet.evaluate import see_as_trained
-from cpnet.kinds import positive
-from cpnet.options import Parser, device_options
+from cpnet.kinds import names, positive
+from cpnet.options import Parser, add_devices
 from cpnet.studies.features import extract, last_hidden
 
 
 def main(words):
-    parser = Parser(prog="run.py features", epilog="Interrupted, the same command goes on where it stopped.",
-                    description="the last hidden layer's activations of every image, for `neighbours`")
-    parser.add_argument("checkpoint")
-    parser.add_argument("data", help="an .h5 data set")
-    parser.add_argument("out", help="the .h5 file to make")
-    parser.add_argument("--splits", help="such as train,test (default: all that there are)")
-    parser.add_argument("--batch", type=positive, default=128, help="images at a time")
-    device_options(parser)
+    parser = Parser("features", "CHECKPOINT DATA.h5 OUT.h5",
+                    "Writes the last hidden layer's activations for each image, for the commands neighbours "
+                    "and codes.",
+                    "Example: python run.py features runs/mini-1/checkpoint-best.h5 my.h5 features.h5. If it "
+                    "is interrupted, the same command goes on.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
+    parser.add_argument("data", metavar="DATA.h5", help="The data set whose images it looks at.")
+    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("--splits", type=names, metavar="SPLITS",
+                        help="Looks only at these splits. Example: train,test. Default: all that the data "
+                             "set has.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Computes N images at a time.")
+    add_devices(parser)
     options = parser.parse(words)
     checkpoint, network = load(options.checkpoint, options)
     made_from = f"{Path(options.checkpoint).resolve()}, step {checkpoint.state['step']}"
     with open_data(options.data) as dataset:
         see_as_trained(checkpoint, dataset)
-        splits = options.splits.split(",") if options.splits else list(dataset.splits)
+        splits = options.splits or list(dataset.splits)
         extract(network, dataset, options.out, splits, made_from=made_from, batch=options.batch,
                 threads=options.loader_threads, progress=True)
         count = sum(len(dataset.split(split)) for split in splits)

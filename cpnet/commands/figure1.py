@@ -1,4 +1,4 @@
-"""Figure 1: ReLUs against tanh units, each with its own best learning rate, to a given training error."""
+"""Figure 1: train a net with ReLUs and with tanh units, each at its best rate, and count the updates."""
 import contextlib
 import json
 import math
@@ -10,15 +10,16 @@ from cpnet.commands.common import open_data
 from cpnet.errors import CpnetError, Diverged
 from cpnet.files import write_atomically
 from cpnet.kinds import positive, share, whole
-from cpnet.options import Parser, device_options
+from cpnet.options import Parser, add_devices
 from cpnet.run_folder import RunFolder
 from cpnet.studies import figure1
 
 COLOUR, GREY = 0.25, 0.2  # the paper's level, on CIFAR-10; one for Fashion-MNIST, which is easier
-# The grid of rates: the net's own times powers of 2. Short trials begin at 1 and 4 times it and go on in steps of 4.
+# The rates to try: the net's own times powers of 2. Short trials begin at 1 and 4 times it, in steps of 4.
 START, STRIDE = (0, 2), 2
 PROBES = 8  # an epoch: how often the training error is measured
-PLAIN = ["--no-dropout", "--weight-decay", 0, "--no-mirror", "--no-colour", "--no-crop", "--schedule", "constant"]
+PLAIN = ["--no-dropout", "--weight-decay", 0, "--no-mirror", "--no-colour", "--no-crop",
+         "--schedule", "constant"]
 
 
 class Interrupted(Exception):
@@ -26,21 +27,33 @@ class Interrupted(Exception):
 
 
 def main(words):
-    parser = Parser(prog="run.py figure1", epilog="Interrupted, the same command goes on where it stopped.",
-                    description="ReLUs against tanh units on the four-layer net without any regularisation, each with the "
-                                "learning rate that makes training fastest: updates to a given training error")
-    parser.add_argument("--data", help="an .h5 data set (default: as in training)")
-    parser.add_argument("--level", type=share, help="the training error to come to (default: 25%% for colour images, the "
-                                                    "paper's for CIFAR-10; 20%% for grey ones)")
-    parser.add_argument("--net", default="four-layer", help="the net to train with both")
-    parser.add_argument("--epochs", type=positive, default=60, help="after so many, a net that is not there is given up")
-    parser.add_argument("--trial-epochs", type=positive, default=2, help="for which every rate is tried first")
-    parser.add_argument("--batch", type=positive, default=128, help="images an update")
-    parser.add_argument("--seed", type=whole, default=0, help="of weights and order")
-    parser.add_argument("--picture", metavar="PNG", help="the figure (default: figure1.png in the folder of the series)")
-    parser.add_argument("--runs", default="runs/figure1", help="the folder of the series")
-    parser.add_argument("--json", action="store_true", help="print JSON; what is said in training goes to stderr")
-    device_options(parser)
+    parser = Parser("figure1", "",
+                    "Trains the same net with ReLUs and with tanh units, without any regularisation, each at "
+                    "the learning rate that makes training fastest. Counts the updates until the training "
+                    "error has come down to a given level (docs/figure1.md).",
+                    "Example: python run.py figure1 --data cifar-10.h5. If it is interrupted, the same "
+                    "command goes on.")
+    parser.add_argument("--data", metavar="DATA.h5",
+                        help="Trains on this data set. Default: the one that train takes.")
+    parser.add_argument("--level", type=share, metavar="ERROR",
+                        help="Trains until the training error is this. Default: 25%% for colour images, as "
+                             "in the paper, and 20%% for grey ones.")
+    parser.add_argument("--net", default="four-layer", metavar="NET", help="Trains this net with both.")
+    parser.add_argument("--epochs", type=positive, default=60, metavar="N",
+                        help="Gives up a net that has not come to the level after N epochs.")
+    parser.add_argument("--trial-epochs", type=positive, default=2, metavar="N",
+                        help="Tries each learning rate for N epochs first.")
+    parser.add_argument("--batch", type=positive, default=128, metavar="N",
+                        help="Updates the weights after every N images.")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N",
+                        help="Draws the first weights and the order of the images from this number.")
+    parser.add_argument("--picture", metavar="PNG",
+                        help="Draws the figure to this file. Default: figure1.png in --runs.")
+    parser.add_argument("--runs", default="runs/figure1", metavar="FOLDER",
+                        help="Keeps all of its runs in this folder.")
+    parser.add_argument("--json", action="store_true",
+                        help="Prints the results as JSON, and all else to stderr.")
+    add_devices(parser)
     options = parser.parse(words)
     picture = Path(options.picture or Path(options.runs) / "figure1.png")
     if options.picture and not picture.parent.is_dir():
@@ -51,11 +64,11 @@ def main(words):
             own = train.new_settings(train.parser().parse(words), dataset).lr
             level = (COLOUR if dataset.channels == 3 else GREY) if options.level is None else options.level
             data, epoch = Path(dataset.path).resolve(), len(dataset.split("train")) // options.batch
-        settings = {"data": str(data), "net": options.net, "level": level, "batch": options.batch, "seed": options.seed,
-                    "trial epochs": options.trial_epochs}
+        settings = {"data": str(data), "net": options.net, "level": level, "batch": options.batch,
+                    "seed": options.seed, "trial epochs": options.trial_epochs}
         series.begin(Path(options.runs) / "figure1.json", settings)
-        shared = ["--data", data, "--net", options.net, "--batch", options.batch, "--seed", options.seed, *PLAIN,
-                  "--until", level, "--probe", max(1, epoch // PROBES)]
+        shared = ["--data", data, "--net", options.net, "--batch", options.batch, "--seed", options.seed,
+                  *PLAIN, "--until", level, "--probe", max(1, epoch // PROBES)]
         try:
             tried = {unit: find_best(options, unit, own, level, epoch, shared) for unit in figure1.UNITS}
         except Interrupted as stopped:
@@ -75,8 +88,11 @@ def main(words):
 
 
 def find_best(options, unit, own, level, epoch, shared):
-    """(short trials, trials to the level, the best first): rates coarsely and for a short time, then the best, to the level,
-    against its neighbours. A run that goes to the level goes on from its short trial."""
+    """Find the best rate of one kind of unit. Returns (short trials, trials to the level, the best of these first).
+
+    Short trials find the best rate of a coarse grid. That rate and its neighbours are then trained to the level.
+    A rate that had a short trial goes on from it.
+    """
     def attempt(place, epochs):
         rate = float(f"{own * 2**place:.3g}")
         name = f"{unit}-{rate:g}"
@@ -98,7 +114,9 @@ def find_best(options, unit, own, level, epoch, shared):
 
     def to_the_level(place, best):
         """No longer than the best so far took."""
-        return attempt(place, options.epochs if best is None or best.updates is None else math.ceil(best.updates / epoch))
+        if best is None or best.updates is None:
+            return attempt(place, options.epochs)
+        return attempt(place, math.ceil(best.updates / epoch))
 
     short, place = figure1.search(lambda place, _: attempt(place, options.trial_epochs), START, STRIDE)
     long, place = figure1.search(to_the_level, [place], 1)
@@ -107,4 +125,5 @@ def find_best(options, unit, own, level, epoch, shared):
 
 def as_json(trial):
     """A Trial without its curve."""
-    return {"rate": trial.rate, "updates": trial.updates, "error": trial.error if trial.error < math.inf else "diverged"}
+    error = trial.error if trial.error < math.inf else "diverged"
+    return {"rate": trial.rate, "updates": trial.updates, "error": error}

@@ -1,19 +1,22 @@
-"""What a net sees in image files."""
+"""Say what a net sees in image files."""
 import json
 
 from cpnet.commands.common import load
 from cpnet.kinds import positive
-from cpnet.options import Parser, device_options
+from cpnet.options import Parser, add_devices
 from cpnet.predict import predict
 
 
 def main(words):
-    parser = Parser(prog="run.py predict", description="what a net sees in image files")
-    parser.add_argument("checkpoint")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--top", type=positive, default=5, help="classes to name")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    device_options(parser)
+    parser = Parser("predict", "CHECKPOINT IMAGE [IMAGE …]",
+                    "Prints the classes that a trained net sees in image files.",
+                    "Example: python run.py predict runs/mini-1/checkpoint-best.h5 cat.jpg dog.png --top 3")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="An image file, such as a JPEG or PNG.")
+    parser.add_argument("--top", type=positive, default=5, metavar="N",
+                        help="Prints the N most probable classes.")
+    parser.add_argument("--json", action="store_true", help="Prints the classes as JSON.")
+    add_devices(parser)
     options = parser.parse(words)
     checkpoint, network = load(options.checkpoint, options)
     results = predict(network, checkpoint.mean, checkpoint.classes, options.images, top=options.top)

@@ -1,40 +1,54 @@
-"""Images of any kind to a data set."""
+"""Make a data set from images of many kinds."""
 import os
 import sys
 
 from cpnet.errors import fail
 from cpnet.kinds import above_zero, positive, share, whole
-from cpnet.options import Parser
+from cpnet.options import Parser, add_threads
 from data.prepare import prepare
 from data.store.part import STORES
 
 
 def main(words):
-    parser = Parser(prog="run.py prepare",
-                    description="ImageNet as downloaded, class folders, CIFAR-10 or IDX files (MNIST) to one .h5; "
-                                "interrupted, the same command goes on where it was")
-    parser.add_argument("source", help="a folder: ILSVRC's tars and development kit; train/ and val/ of class folders; class "
-                                       "folders alone; IDX files; or CIFAR-10's binary archive")
-    parser.add_argument("out", help="the .h5 file to make")
-    parser.add_argument("--store", choices=STORES, default="raw", help="pixels, or JPEGs of them at quality 95")
-    parser.add_argument("--size", type=positive, default=256, help="of images: shorter side, then central square")
-    parser.add_argument("--val-fraction", type=above_zero, default=0.1, help="of images without val/: share for validation")
-    parser.add_argument("--val", type=positive, default=5000, help="of IDX and CIFAR-10: images split off for validation")
-    parser.add_argument("--seed", type=whole, default=0, help="of the split")
-    parser.add_argument("--workers", type=positive, help="threads (default: one a core)")
-    parser.add_argument("--class-names", help="of IDX and CIFAR-10: names, separated by commas")
-    parser.add_argument("--max-skipped", type=share, default="0.1%",
-                        help="exit with status 1 if more of the images than this could not be converted")
+    parser = Parser("prepare", "SOURCE OUT.h5",
+                    "Makes one .h5 data set from ImageNet as downloaded, from folders of images, from "
+                    "CIFAR-10 or from IDX files such as MNIST's (docs/data.md).",
+                    "Example: python run.py prepare photos my.h5. If it is interrupted, the same command "
+                    "goes on.")
+    parser.add_argument("source", metavar="SOURCE",
+                        help="A folder with one of these: ILSVRC's tars and development kit; train/ and val/ "
+                             "with a folder for each class; a folder for each class; IDX files; CIFAR-10's "
+                             "binary archive.")
+    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("--store", choices=STORES, default="raw",
+                        help="Stores images as pixels (raw), or as JPEGs of quality 95, which take less room "
+                             "(jpeg).")
+    parser.add_argument("--size", type=positive, default=256, metavar="PIXELS",
+                        help="Scales each image until its shorter side has this length, then cuts out the "
+                             "central square.")
+    parser.add_argument("--val-fraction", type=above_zero, default=0.1, metavar="SHARE",
+                        help="Takes this share of the images for validation, if they are in folders without "
+                             "a val/.")
+    parser.add_argument("--val", type=positive, default=5000, metavar="N",
+                        help="Takes N images for validation from IDX files or CIFAR-10.")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N",
+                        help="Draws the images for validation from this number.")
+    add_threads(parser, "convert the images", old_spelling="--workers")
+    parser.add_argument("--class-names", metavar="NAMES",
+                        help="Names the classes of IDX files or CIFAR-10 so. Example: cat,dog,horse.")
+    parser.add_argument("--max-skipped", type=share, default="0.1%", metavar="SHARE",
+                        help="Ends with exit code 1 if a larger share of the images could not be converted.")
     options = parser.parse(words)
     try:
         done = prepare(options.source, options.out, size=options.size, store=options.store, val=options.val,
-                       val_fraction=options.val_fraction, seed=options.seed, workers=options.workers,
+                       val_fraction=options.val_fraction, seed=options.seed, workers=options.threads,
                        class_names=options.class_names.split(",") if options.class_names else None)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     print(f"{done.out}: ready, {done.images:,} images; train with python run.py --data {done.out}")
     if done.skipped:
         part = done.skipped / (done.images + done.skipped)
+        too_many = part > options.max_skipped
         print(f"{done.skipped:,} images ({part:.2%}) could not be converted, for the reasons in "
-              f"{os.path.splitext(done.out)[0]}.skipped.jsonl", file=sys.stderr if part > options.max_skipped else sys.stdout)
-        return int(part > options.max_skipped)
+              f"{os.path.splitext(done.out)[0]}.skipped.jsonl", file=sys.stderr if too_many else sys.stdout)
+        return int(too_many)

@@ -1,5 +1,7 @@
-"""What the commands share that train a series of nets. Each net is an ordinary run, made by the train command's own options,
-so that it can be resumed, looked at and repeated."""
+"""What the commands share that train a series of nets.
+
+Each net is an ordinary run, made by options of `train`, so that one can resume it, look at it and repeat it.
+"""
 import json
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from cpnet.run_folder import LAST
 
 
 def begin(path, settings):
-    """Write the settings of a series to `path`, or make sure that they are those there. Raises CpnetError where not."""
+    """Write the settings of a series to `path`. Raises CpnetError if the file is there and holds others."""
     path = Path(path)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,16 +22,21 @@ def begin(path, settings):
     for key in settings:
         if before.get(key) != settings[key]:
             raise CpnetError(f"{path.parent}: was begun with {key} {before.get(key)}, not {settings[key]}: "
-                             "give the same options to go on, or another --runs")
+                             "give the same options to go on, or another folder with --runs")
 
 
 def run(options, name, words, resumed=()):
-    """Train the run `name` with the train command's `words`, or go on with it, with the words `resumed`.
+    """Train the run `name` with the `words` of `train`, or go on with it, with the words `resumed`.
 
-    options: the command's own, of which `runs` and those that say where to compute are passed on. Returns the exit code.
+    options: those of the series, of which `runs` and the device's are passed on. Returns the exit code.
     """
-    places = [word for key in ("devices", "threads", "loader_threads") if getattr(options, key)
-              for word in (f"--{key.replace('_', '-')}", getattr(options, key))]
-    saved = (Path(options.runs) / name / LAST).exists()
-    how = ["--resume", name, *resumed] if saved else ["--name", name, "--overwrite", "--math", options.math, *words]
-    return train.main([str(word) for word in ["--runs", options.runs, *places, *how]])
+    where = ["--runs", options.runs, "--loader-threads", options.loader_threads]
+    if options.devices:
+        where += ["--devices", options.devices]
+    if options.threads:
+        where += ["--threads", options.threads]
+    if (Path(options.runs) / name / LAST).exists():
+        what = ["--resume", name, *resumed]
+    else:
+        what = ["--name", name, "--overwrite", "--math", options.math, *words]
+    return train.main([str(word) for word in where + what])

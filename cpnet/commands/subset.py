@@ -1,14 +1,18 @@
-"""Some of the classes of a data set."""
+"""Make a data set of some of another's classes."""
 from cpnet.options import Parser
 from data.store.dataset import Dataset
 from data.subset import choose_classes, subset
 
 
 def main(words):
-    parser = Parser(prog="run.py subset", description="some of the classes of a data set, as a data set of its own")
-    parser.add_argument("data", help="an .h5 data set")
-    parser.add_argument("out", help="the .h5 file to make")
-    parser.add_argument("--classes", required=True, help="by number, by name or by WNID, such as 0-4 or Bag,Coat,7")
+    parser = Parser("subset", "DATA.h5 OUT.h5 --classes CLASSES",
+                    "Makes a data set that holds only some classes of another.",
+                    "Example: python run.py subset my.h5 five.h5 --classes 0-4")
+    parser.add_argument("data", metavar="DATA.h5", help="The data set to take them from.")
+    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("--classes", required=True, metavar="CLASSES",
+                        help="Takes these classes, named by number, by name or by WordNet's identifier "
+                             "(WNID). Examples: 0-4; Bag,Coat,7.")
     options = parser.parse(words)
     with Dataset(options.data) as dataset:
         classes = choose_classes(dataset, options.classes)

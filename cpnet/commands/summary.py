@@ -1,25 +1,34 @@
-"""A net's layers, as a table or a picture."""
+"""Print a net's layers as a table, and draw them."""
 from cpnet import nets
 from cpnet.figures import draw_net
 from cpnet.gpu.devices import named
 from cpnet.kinds import positive
-from cpnet.options import Parser, net_options, net_settings
+from cpnet.options import OF_NET, Parser, add_settings, net_settings
 from cpnet.summary import summary
 
 
 def main(words):
-    parser = Parser(prog="run.py summary", description="a net's layers: shapes, neurons, parameters, multiply-adds, places")
-    net_options(parser, parser)
-    parser.add_argument("--classes", type=positive, help="(default: 1000; 10 for small nets)")
-    parser.add_argument("--image", default=None, metavar="C,H,W", help="of a crop (default: 3,224,224; for small nets 1,24,24)")
-    parser.add_argument("--devices", default="cpu", help="where to place the columns")
-    parser.add_argument("--picture", metavar="PNG", help="draw the net as in figure 2")
+    parser = Parser("summary", "",
+                    "Prints a net's layers: what each computes, its shapes, neurons, parameters and "
+                    "multiply-adds, and which device holds which of its maps.",
+                    "Example: python run.py summary --net alexnet --devices cpu,cpu --picture net.png")
+    add_settings(parser, [dest for dest in OF_NET if dest != "net"])
+    parser.add_argument("--net", default="alexnet", metavar="NET",
+                        help=f"Prints this net: {', '.join(nets.NETS)}.")
+    parser.add_argument("--classes", type=positive, metavar="N",
+                        help="Tells N classes apart. Default: 1000, or 10 for small nets.")
+    parser.add_argument("--image", metavar="C,H,W",
+                        help="Looks at crops of so many channels, rows and columns of pixels. Default: "
+                             "3,224,224, or 1,24,24 for small nets.")
+    parser.add_argument("--devices", default="cpu", metavar="DEVICES",
+                        help="Places the columns on these devices. Example: cpu,cpu.")
+    parser.add_argument("--picture", metavar="PNG", help="Draws the net, as figure 2.")
     options = parser.parse(words)
-    name = options.net or "alexnet"
+    name = options.net
     small = nets.choose(name, nets.NETS, "net").smallest < nets.NETS["alexnet"].smallest
     try:
-        image = tuple(int(part) for part in (options.image or ("1,24,24" if small else "3,224,224")).split(","))
-        channels, height, width = image
+        text = options.image or ("1,24,24" if small else "3,224,224")
+        channels, height, width = (int(part) for part in text.split(","))
     except ValueError:
         parser.error(f"--image {options.image}: give channels, height, width, such as 3,224,224")
     classes = options.classes or (10 if small else 1000)

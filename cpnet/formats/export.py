@@ -42,6 +42,7 @@ class Trained:
 def from_checkpoint(path):
     """The Trained net of a checkpoint. Raises CpnetError if it cannot be read."""
     saved = checkpoint.Checkpoint(path)
+    saved.net()  # refuses settings that make no net
     return Trained(saved.settings, saved.arrays["values"], saved.mean, saved.classes)
 
 

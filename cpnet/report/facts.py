@@ -9,6 +9,7 @@ from cpnet import nets
 from cpnet.checkpoint import Checkpoint
 from cpnet.errors import CpnetError
 from cpnet.evaluate import check_data, predict_split
+from cpnet.settings import Settings
 from cpnet.studies.features import hidden
 from cpnet.studies.neighbours import nearest
 from data.loading.augment import central_crops
@@ -22,18 +23,16 @@ SNAPSHOTS = 4  # epochs whose filters are shown
 class Run:
     """What is known of a run without its images."""
     name: str
-    settings: dict  # config.json
+    settings: Settings
     history: list  # log.jsonl
     checkpoint: Checkpoint | None  # whose weights are looked at; None where the run has none yet
     filters: dict  # {when, as text: conv1's weights (F, C, R, S)}
+    started: list = field(default_factory=list)  # on which machine and day it began, and went on each time
     table: nets.Table = field(init=False)
     best: dict | None = field(init=False)  # the log's object of the epoch with the smallest validation error
 
     def __post_init__(self):
-        try:
-            self.table = nets.build(**self.settings["table"])
-        except TypeError as error:
-            raise CpnetError(f"{self.name}: its config.json describes no net ({error})") from error
+        self.table = nets.build(**self.settings.table)
         self.best = min(self.history, key=lambda line: line["val_top1"], default=None)
 
     @property

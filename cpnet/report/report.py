@@ -11,6 +11,7 @@ from cpnet.summary import rows as layer_rows
 from cpnet.summary import totals
 from cpnet.train import duration
 
+VERSIONS = {"cpnet": "version", "Python": "python", "NumPy": "numpy", "CuPy": "cupy", "CUDA": "cuda", "driver": "driver"}
 NAMES = {"train": "training", "val": "validation", "test": "test"}  # of the splits
 EXAMPLES = 8  # images of figure 4, left: so many right and so many wrong ones
 QUERIES_SHOWN = 5  # figure 4, right
@@ -32,8 +33,8 @@ def report(run, command, looked, missing):
 
 def _lead(run):
     """The first lines: what it came to."""
-    planned, over = run.settings["epochs"], len(run.history)
-    what = tag("p", f"{run.table.settings['name']}, trained on {Path(run.settings['data']).name}", class_="lead")
+    planned, over = run.settings.epochs, len(run.history)
+    what = tag("p", f"{run.table.settings['name']}, trained on {Path(run.settings.data).name}", class_="lead")
     if not run.best:
         return html([what, tag("p", f"No epoch of {planned} is over yet: there are no errors to show.")])
     last, seconds = run.history[-1], sum(line["seconds"] for line in run.history)
@@ -55,19 +56,18 @@ def _top(run):
 
 def _run(run, command, looked):
     settings, (channels, height, width) = run.settings, run.table.image
-    crops = f"{'random' if settings.get('crops', True) else 'central'} crops of {height}×{width}"
-    augmented = ["mirrors"] * settings["mirror"] + ["shifts of colour"] * (settings["colour"] and channels == 3)
-    rows = [("net", _described(run.table)), ("images", _images(settings["data"], looked)), ("training", _training(run)),
-            ("augmentation", ", ".join([crops, *augmented])), ("seed", settings["seed"])]
-    if settings["init_from"]:
-        fresh = f", but for {', '.join(settings['replace'])}" if settings["replace"] else ""
-        rows.append(("started from", f"{settings['init_from']}{fresh}"))
-    for number, place in enumerate(settings["started"]):
-        versions = [f"{name} {place[key]}" for name, key in (("Python", "python"), ("NumPy", "numpy"), ("CuPy", "cupy"),
-                                                             ("CUDA", "cuda"), ("driver", "driver")) if place.get(key)]
+    crops = f"{'random' if settings.crops else 'central'} crops of {height}×{width}"
+    augmented = ["mirrors"] * settings.mirror + ["shifts of colour"] * (settings.colour and channels == 3)
+    rows = [("net", _described(run.table)), ("images", _images(settings.data, looked)), ("training", _training(run)),
+            ("augmentation", ", ".join([crops, *augmented])), ("seed", settings.seed)]
+    if settings.init_from:
+        fresh = f", but for {', '.join(settings.replace)}" if settings.replace else ""
+        rows.append(("started from", f"{settings.init_from}{fresh}"))
+    for number, place in enumerate(run.started):
+        versions = [f"{name} {place[key]}" for name, key in VERSIONS.items() if place.get(key)]
         where = [place.get("card"), place.get("cpu"), f"{place.get('cores')} cores", *versions, place.get("blas")]
         rows.append(("went on" if number else "begun", f"{place.get('date')} on {', '.join(filter(None, where))}"))
-    rows.append(("devices", settings["devices"]))
+    rows.append(("devices", settings.devices or "cpu"))
     if run.checkpoint:
         rows.append(("looked at below", run.weights))
     words = [piece for word in command.split(" ") for piece in (tag("span", word), " ")]  # lines break between words only
@@ -99,11 +99,11 @@ def _images(path, looked):
 
 def _training(run):
     settings, steps = run.settings, run.history[-1]["step"] if run.history else 0
-    done = f"{len(run.history)} of {_epochs(settings['epochs'])}, {steps:,} updates of {settings['batch']} images"
+    done = f"{len(run.history)} of {_epochs(settings.epochs)}, {steps:,} updates of {settings.batch} images"
     drops = {"plateau": ", divided by 10 when the validation error stops improving", "constant": " throughout"}.get(
-        settings["schedule"], f", divided by 10 after epochs {settings['schedule'].replace(',', ', ')}")
-    return (f"{done}; learning rate {settings['lr']:g}{drops}; momentum {settings['momentum']:g}, "
-            f"weight decay {settings['decay']:g}")
+        settings.schedule, f", divided by 10 after epochs {settings.schedule.replace(',', ', ')}")
+    return (f"{done}; learning rate {settings.lr:g}{drops}; momentum {settings.momentum:g}, "
+            f"weight decay {settings.decay:g}")
 
 
 def _curves(run):
