@@ -38,11 +38,11 @@ def batch(count, classes=1000, size=224):
 
 def ours(count, threads, devices):
     """A function that does a step of cpnet's net, as the trainer does, and returns the loss."""
-    from cpnet.threads import set_threads
     from cpnet.gpu.devices import named
     from cpnet.nets import build
     from cpnet.network import Network
     from cpnet.step import Step
+    from cpnet.threads import set_threads
 
     set_threads(threads)
     table = build("alexnet")
