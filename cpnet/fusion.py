@@ -50,6 +50,7 @@ def _of(kind, layer, **more):
 @dataclass
 class ConvReLU(Conv):
     """A convolution and the ReLU right above it."""
+    bends_at_zero = True
     masked: bool = False  # the gradient arrives with the ReLU's mask: the NormMaxPool above has applied it
 
     @classmethod

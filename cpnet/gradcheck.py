@@ -17,7 +17,6 @@ from functools import partial
 import numpy as np
 
 from cpnet import layers, nets
-from cpnet.fusion import ConvReLU
 from cpnet.gpu.devices import Device, named
 from cpnet.gpu.memory import to_host
 from cpnet.network import Network
@@ -168,7 +167,7 @@ def _choices(net):
     """What the last forward pass decided at its kinks: which ReLUs let through, which pixel won each pool."""
     parts = [part for row in net.rows for part in row.copies]
     pools = [(part, to_host(part.x), to_host(part.y)) for part in parts if isinstance(part, layers.MaxPool)]
-    return ([(to_host(part.y) > 0).tobytes() for part in parts if isinstance(part, layers.ReLU | ConvReLU)]
+    return ([(to_host(part.y) > 0).tobytes() for part in parts if part.bends_at_zero]
             + [pool.max_pool_backward(np.ones_like(y), x, y, z=part.z, s=part.s).tobytes() for part, x, y in pools])
 
 

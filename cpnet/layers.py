@@ -42,6 +42,7 @@ class Layer:
     reads = "column"  # its own column's maps, or "all" columns'
     undivided = False  # one layer on the first device, not shared by the columns
     input_gradient = True  # False for the first layer: nobody trains the image
+    bends_at_zero = False  # whether its slope jumps where its output `y` is 0, which finite differences must not cross
 
     # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
     # in the whole layer; units, how many it has; index, its place in the table; values and gradients, its parameters' arrays
@@ -188,6 +189,7 @@ class Linear(Layer):
 @dataclass
 class ReLU(Layer):
     """max(0, x), written over x. A max pool below loses only outputs that receive no gradient."""
+    bends_at_zero = True
 
     def forward(self, x, run):
         self.y = pointwise.relu_forward(x, out=x)

@@ -37,6 +37,8 @@ class Parser(argparse.ArgumentParser):
     def parse(self, words):
         """The options among `words`, and the defaults of all others."""
         options, unknown = self.parse_known_args(words)
+        if unknown and not unknown[0].startswith("-"):
+            self.error(f"{unknown[0]!r} is one word too many; --help shows what the command takes")
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1, 0)

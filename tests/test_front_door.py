@@ -154,6 +154,11 @@ def test_version_with_cards(tmp_path, monkeypatch):
     assert "GPUs: none found" in machine.about()
 
 
+def test_a_word_too_many(capsys):
+    code, _, error = call(capsys, "summary", "mini")
+    assert code == 2 and error == "error: 'mini' is one word too many; --help shows what the command takes\n"
+
+
 def test_a_command_that_does_not_exist(capsys):
     code, _, error = call(capsys, "help", "evalute")
     assert code == 2 and "did you mean 'evaluate'" in error
