@@ -50,7 +50,7 @@ def python(folder, *words):
 
 
 def test_its_tests_pass(extended):
-    assert re.search(r"\d passed", python(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_leaky.py"))
+    assert "....." in python(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_leaky.py")
 
 
 def test_it_trains(extended):
