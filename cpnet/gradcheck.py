@@ -89,7 +89,7 @@ def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed
     small; `options` go to `nets.build`.
     """
     rng = np.random.default_rng(seed)
-    side = max(SIDE, nets.choose(name, nets.NETS, "net").smallest)
+    side = max(SIDE, nets.look_up(name, nets.NETS, "net").smallest)
     image = image or (3, side, side)
     table = nets.build(name, image, classes, **options)
     net = Network(table, named(devices, table.columns), dtype=np.float64)
@@ -113,7 +113,7 @@ def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed
 def everything(name="mini", devices="cpu", **options):
     """Rows (name, relative error): operations, layers, and the net `name`, on the first device and on all of `devices`;
     where that is one, also with each column as if on one of its own."""
-    count = nets.choose(name, nets.NETS, "net").columns
+    count = nets.look_up(name, nets.NETS, "net").columns
     first, *others = devices.split(",")
     device, *_ = named(first, 1)
     yield from operations(device)

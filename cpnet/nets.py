@@ -158,19 +158,19 @@ def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="
     The last six are the ablations of the paper's claims: tanh (3.1), no response normalization (3.3), pooling that does not
     overlap (3.4), no dropout (4.2), columns that never communicate before the last layer (3.2), one convolution less (7).
     """
-    net = choose(name, NETS, "net")
+    net = look_up(name, NETS, "net")
     settings = dict(name=name, image=list(image), classes=classes, profile=profile, activation=activation, lrn=lrn, pool=pool,
                     dropout=dropout, exchange=exchange, drop_layer=drop_layer)
     if min(image[1:]) < net.smallest:
         raise CpnetError(f"net {name} needs crops of {net.smallest} pixels or more, these are {image[1]}×{image[2]}"
                          + ": try --net mini" * (net.smallest > NETS["mini"].smallest))
-    choice = choose(profile, PROFILES, "profile")
-    unit = choose(activation, ACTIVATIONS, "activation")
+    choice = look_up(profile, PROFILES, "profile")
+    unit = look_up(activation, ACTIVATIONS, "activation")
     layers = net.layers(tuple(image), classes, choice,
                         lambda name: unit(f"{name} {activation}"),
                         lambda name: [LRN(f"{name} lrn", k=choice.lrn_k, alpha=choice.lrn_alpha,
                                           reads=choice.lrn_reads)] if lrn else [])
-    if choose(pool, POOLS, "pool") != POOLS["3x3s2"]:
+    if look_up(pool, POOLS, "pool") != POOLS["3x3s2"]:
         layers = [replace(layer, **POOLS[pool]) if isinstance(layer, Pool) else layer for layer in layers]
     if not dropout:
         layers = [layer for layer in layers if not isinstance(layer, Dropout)]
@@ -192,7 +192,7 @@ def _drop(layers, name, net):
     convolutions = [layer for layer in layers if isinstance(layer, Conv)]
     middle = {layer.name: following for layer, following in zip(convolutions[1:], convolutions[2:], strict=False)
               if not any(other.name.startswith(f"{layer.name} pool") for other in layers)}
-    following = choose(name, middle, f"--drop-layer of net {net}:") if middle else None
+    following = look_up(name, middle, f"--drop-layer of net {net}:") if middle else None
     if following is None:
         raise CpnetError(f"--drop-layer {name}: net {net} has no convolution between others, without pooling, to leave out")
     dropped = next(layer for layer in convolutions if layer.name == name)
@@ -200,7 +200,7 @@ def _drop(layers, name, net):
     return [replace(layer, reads=dropped.reads) if layer is following and dropped.reads == "all" else layer for layer in kept]
 
 
-def choose(value, options, what):
+def look_up(value, options, what):
     """options[value]. Raises CpnetError naming the nearest option otherwise."""
     if value in options:
         return options[value]

@@ -42,7 +42,7 @@ def setting(*arguments, **options):
 def one_of(table, what):
     """The Kind of a name that `table` has. The error names the nearest one."""
     def parse(typed):
-        nets.choose(typed, dict.fromkeys(table), what)
+        nets.look_up(typed, dict.fromkeys(table), what)
         return typed
 
     def holds(value):

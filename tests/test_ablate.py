@@ -25,7 +25,7 @@ def test_every_variant_is_another_net_or_another_training():
 
 def test_which_variants_apply():
     def names(*arguments):
-        return [variant.name for variant in ablate.choose(*arguments)]
+        return [variant.name for variant in ablate.variants(*arguments)]
 
     everything = [variant.name for variant in ablate.VARIANTS]
     assert names([], "mini", True) == names([], "alexnet", True) == everything

@@ -36,7 +36,7 @@ def main(words):
     with open_data(options.data) as dataset:
         words = ["--batch", str(options.batch), *(["--net", options.net] if options.net else [])]
         net = train.new_settings(train.parser().parse(words), dataset).table["name"]
-        variants = ablate.choose(options.only, net, dataset.channels == 3)
+        variants = ablate.variants(options.only, net, dataset.channels == 3)
         data = str(Path(dataset.path).resolve())
     series.begin(Path(options.runs) / "ablate.json",
                  {"data": data, "net": net, "epochs": options.epochs, "batch": options.batch})

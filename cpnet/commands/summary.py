@@ -25,7 +25,7 @@ def main(words):
     parser.add_argument("--picture", metavar="PNG", help="Draws the net, as figure 2.")
     options = parser.parse(words)
     name = options.net
-    small = nets.choose(name, nets.NETS, "net").smallest < nets.NETS["alexnet"].smallest
+    small = nets.look_up(name, nets.NETS, "net").smallest < nets.NETS["alexnet"].smallest
     try:
         text = options.image or ("1,24,24" if small else "3,224,224")
         channels, height, width = (int(part) for part in text.split(","))

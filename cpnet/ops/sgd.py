@@ -7,6 +7,7 @@ The velocity v carries the learning rate ε, so a drop of the rate acts on new g
 (PyTorch's SGD keeps the rate outside the velocity: the two agree while the rate is constant.)
 """
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +46,16 @@ def _sgd_update_gpu(w, v, gradient, rate, momentum, decay):
            defines={"THREADS": THREADS})
 
 
+class Table(NamedTuple):
+    """What the kernel reads of Segments, on a GPU."""
+    starts: Any  # int64 (G)
+    counts: Any  # int64 (G)
+    first_blocks: Any  # int64 (G + 1): segment g belongs to the blocks from its own to the next
+    rates: Any  # real (G)
+    shrinks: Any  # real (G): rate · decay
+    no_loss: Any  # float64 (1): a zero, which stands for the loss where none is given
+
+
 @dataclass
 class Segments:
     """Runs of a flat buffer, `counts[g]` numbers from `starts[g]` on, each with a rate and a decay of its own.
@@ -55,7 +66,7 @@ class Segments:
     counts: list
     rates: list = field(init=False, default=None)
     decays: list = field(init=False, default=None)
-    table: tuple = field(init=False, default=None)  # on a GPU: starts, counts, first blocks, rates, decays · rates, a zero
+    table: Table = field(init=False, default=None)  # on a GPU
 
     def set(self, rates, decays, like):
         """The rates and decays from now on, for buffers like `like`, always of one device."""
@@ -65,13 +76,14 @@ class Segments:
         if not on_gpu(like):
             return
         blocks_each = [blocks(count * like.itemsize, 16 * THREADS) for count in self.counts]
-        columns = [np.array(column, np.int64) for column in (self.starts, self.counts, np.cumsum([0, *blocks_each]))]
         shrinks = [rate * decay for rate, decay in zip(self.rates, self.decays, strict=True)]
-        columns += [np.array(column, like.dtype) for column in (self.rates, shrinks)] + [np.zeros(1)]
+        table = Table(np.array(self.starts, np.int64), np.array(self.counts, np.int64),
+                      np.cumsum([0, *blocks_each], dtype=np.int64), np.array(self.rates, like.dtype),
+                      np.array(shrinks, like.dtype), np.zeros(1))
         if self.table is None:
-            self.table = tuple(empty(column.shape, column.dtype, like) for column in columns)
-        for array, column in zip(self.table, columns, strict=True):
-            assign(array, column)
+            self.table = Table(*(empty(values.shape, values.dtype, like) for values in table))
+        for array, values in zip(self.table, table, strict=True):
+            assign(array, values)
 
 
 def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9, loss=None):
@@ -91,6 +103,7 @@ def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9, loss=None):
 def _sgd_update_segments_gpu(w, v, gradient, segments, momentum, loss):
     expect("sgd_update_segments", w.shape, v=v, gradient=gradient)
     grid = sum(blocks(count * w.itemsize, 16 * THREADS) for count in segments.counts)
-    *table, zero = segments.table
-    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, *table, zero if loss is None else loss,
-           len(segments.counts), momentum, defines={"THREADS": THREADS})
+    table = segments.table
+    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, table.starts, table.counts, table.first_blocks,
+           table.rates, table.shrinks, table.no_loss if loss is None else loss, len(segments.counts), momentum,
+           defines={"THREADS": THREADS})

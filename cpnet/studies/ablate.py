@@ -39,7 +39,7 @@ VARIANTS = [
 ]
 
 
-def choose(only, net, colour):
+def variants(only, net, colour):
     """The Variants to train, base first: those named in `only`, or all that change the net `net` on such images.
 
     Raises CpnetError for a name that does not exist.

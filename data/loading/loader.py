@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from data.errors import DataError
-from data.loading.augment import centre_view, random_views, ten_views
+from data.loading.augment import View, centre_view, random_views, ten_views
 from data.loading.order import SHUFFLES, Batches, epoch_order
 from data.loading.packed import packed_bytes, unpack
 from data.loading.ring import Ring
@@ -70,8 +70,8 @@ class Loader:
         if not 0 <= start <= last:
             raise ValueError(f"start must be a batch in 0..{last}, not {start}")
         self._length = last - start
-        making = dataset.path, part, batches, views, mode == "train", dataset.mean.astype(dtype), crop
-        work = _RawWork(*making, flip) if raw else _Work(*making)
+        work = (_RawWork if raw else _Work)(dataset.path, part, batches, views, drawn=mode == "train",
+                                            mean=dataset.mean.astype(dtype), crop=crop, flip=raw and flip)
         work.slots = [work.slot(allocate) for _ in range(min(ring, self._length))]
         self._ring = Ring(work, start, last, len(work.slots), threads)
         self._finalizer = weakref.finalize(self, self._ring.close)  # a loader that is dropped ends its threads too
@@ -112,12 +112,13 @@ class Loader:
 class _Work:
     """Makes batch `number` in `slot`; called by the threads. Knows nothing of the Loader, so that it can be dropped."""
 
-    def __init__(self, path, split, batches, views, drawn, mean, crop):
-        self.path, self.split, self.batches, self.mean, self.drawn = path, split, batches, mean, drawn
+    def __init__(self, path, split, batches, views, *, drawn, mean, crop, flip):
+        self.path, self.split, self.batches, self.mean, self.drawn, self.flip = path, split, batches, mean, drawn, flip
         shift = None if views.shift is None else views.shift.astype(mean.dtype)
         self.labels, self.views = split.labels, views._replace(shift=shift)  # fixed ones, in which every image is seen
         if drawn:  # or one of each image: in the order of the epoch, so that a batch's lie together
-            self.labels, *self.views = (each if each is None else each[batches.order] for each in (self.labels, *self.views))
+            self.labels = self.labels[batches.order]
+            self.views = View(*(None if each is None else each[batches.order] for each in self.views))
         self.seen = 1 if drawn else len(views.top)
         self.shape = split.image_shape[0], crop, crop
         self.plain = np.zeros(batches.batch * self.seen, bool)  # no crop is mirrored
@@ -142,20 +143,21 @@ class _Work:
         """A Packed of n images at the beginning of `memory`."""
         return unpack(memory, n, (n * self.seen, *self.shape), self.mean.dtype)
 
-    def pack(self, part, packed, flip=False):
+    def pack(self, part, packed):
         """The crops of a part of the epoch's images, uint8, and what is to be done to them, into `packed`."""
         indices, n = self.batches.order[part], part.stop - part.start
         packed.labels[...] = self.labels[part]
-        for drawn, place in zip(self.views, packed[2:], strict=True):
-            if drawn is None:
+        for name, values in self.views._asdict().items():
+            place = getattr(packed, name)
+            if values is None:
                 place[...] = 0
             elif self.drawn:
-                place[...] = drawn[part]
+                place[...] = values[part]
             else:
-                place.reshape(self.seen, n)[...] = drawn[:, None]
-        mirror = packed.mirror if flip else self.plain[:len(packed.mirror)]
+                place.reshape(self.seen, n)[...] = values[:, None]
+        mirror = packed.mirror if self.flip else self.plain[:len(packed.mirror)]
         self.split.pixels.crop(indices, packed.top, packed.left, mirror, packed.images)
-        if flip:
+        if self.flip:
             packed.mirror[...] = False
 
     def slot(self, allocate):
@@ -177,10 +179,6 @@ class _Work:
 class _RawWork(_Work):
     """The same for RawBatch."""
 
-    def __init__(self, *making_and_flip):
-        *making, self.flip = making_and_flip
-        super().__init__(*making)
-
     def slot(self, allocate):
         memory = allocate((self.packed_bytes(self.batches.batch),), np.dtype(np.uint8))
         return memory, self.room(memory, self.batches.batch)
@@ -190,7 +188,7 @@ class _RawWork(_Work):
         if n < self.batches.batch:
             memory = memory[:self.packed_bytes(n)]
             packed = self.room(memory, n)
-        self.pack(part, packed, self.flip)
+        self.pack(part, packed)
         return RawBatch(packed, packed.labels, self.batches.order[part], memory)
 
 

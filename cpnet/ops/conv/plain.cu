@@ -1,4 +1,4 @@
-// Convolution forward, and its gradient with respect to the input: the formulas of conv.py, arrays C H W N.
+// Convolution forward, and its gradient with respect to the input: the formulas of definition.py, arrays C H W N.
 //
 // One kernel body does both, because both are the same product seen from one pixel of the result:
 //
@@ -19,6 +19,7 @@
 // a thread, for any stride, padding and number of channels. K counts taps within a channel, as weights lie in memory:
 // 8 threads read 8 neighbours of one filter. Where each k of a step lies is worked out by 8 threads, one step ahead,
 // without a division.
+// Which result a register is: sum[i][j] of a thread is that of map m0 + tile_row(i), image n0 + tile_column(j) (tile.cuh).
 #include "share.cuh"
 #include "tile.cuh"
 

@@ -1,4 +1,4 @@
-// The convolution's gradient with respect to the weights: the formulas of conv.py, arrays C H W N.
+// The convolution's gradient with respect to the weights: the formulas of definition.py, arrays C H W N.
 #include "pixels.cuh"
 #include "tile.cuh"
 
@@ -15,6 +15,7 @@
 // Geometry: the images, along which is summed, are innermost in both operands. Two threads fetch 8 of them from a row,
 // one 32-byte sector, and store them transposed. Pixels that none of the block's columns needs are left out; at the others a
 // column whose tap falls into the padding is zero.
+// Which result a register is: sum[i][j] of a thread is that of filter f0 + tile_row(i), column column0 + tile_column(j) (tile.cuh).
 // Grid: (runs of BM filters × runs of BN columns, parts, groups); C and F are those of one group.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 conv_weight_parts(const real* __restrict__ x, const real* __restrict__ d_y, real* __restrict__ parts,

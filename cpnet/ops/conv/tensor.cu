@@ -1,4 +1,4 @@
-// Convolution forward, and its gradient with respect to the input, on tensor cores: the formulas of conv.py, arrays C H W N.
+// Convolution forward, and its gradient with respect to the input, on tensor cores: the formulas of definition.py, arrays C H W N.
 //
 //   result[m, pixel, n] = Σ weights[k, m] · source[c, the pixel that the tap reads, n]      over k = (c, tap)
 //
@@ -22,6 +22,8 @@
 // 16 KiB for 524,288 FLOP, 32 FLOP a byte; 128 × 256 does 43.
 // A warp owns TM × TN results. Rows of the tiles lie 8 numbers (mod 32) apart in shared memory, so that the 4 k × 8 columns
 // that its lanes read fall into 32 different banks.
+// Which result a register is: sums[i / 2][j][i % 2 * 2 + e] of lane 4g + t is that of the warp's row lane_row(i, g) and of its
+// column 8j + 2t + e, e being 0 or 1.
 // Grid: (runs of PIXELS pixels × runs of IMAGES images, runs of ROWS maps, parts × groups).
 #define COLUMNS (PIXELS * IMAGES)
 #include "mma.cuh"
@@ -48,8 +50,8 @@ struct Map {
   }
 };
 
-// A lane's rows of a warp's tile are dealt out in pairs, 2g and 2g + 1 of each 16, which one 8-byte load brings.
-__device__ __forceinline__ int tile_row(int i, int g) { return i / 2 * 16 + 2 * g + i % 2; }
+// A lane's rows of a warp's tile, i = 0 ... TM / 8 − 1, are dealt out in pairs, 2g and 2g + 1 of each 16, which one 8-byte load brings.
+__device__ __forceinline__ int lane_row(int i, int g) { return i / 2 * 16 + 2 * g + i % 2; }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 conv_product(const float* __restrict__ source, const float* __restrict__ weights, const float* __restrict__ bias,
@@ -131,7 +133,7 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
       const float* from = slot + (k + 4 * h + t) * LEFT_ROW + row0;
 #pragma unroll
       for (int i = 0; i < TM / 8; i += 2) {
-        const float2 two = *(const float2*)(from + tile_row(i, g));
+        const float2 two = *(const float2*)(from + lane_row(i, g));
         left[h][i] = two.x;
         left[h][i + 1] = two.y;
       }
@@ -145,7 +147,7 @@ conv_product(const float* __restrict__ source, const float* __restrict__ weights
 
 #pragma unroll
   for (int i = 0; i < TM / 8; i++) {
-    const int m = m0 + row0 + tile_row(i, g);
+    const int m = m0 + row0 + lane_row(i, g);
     if (m >= M) continue;
     const float add = biased ? bias[group * M + m] : 0.f;  // and there is one part
 #pragma unroll

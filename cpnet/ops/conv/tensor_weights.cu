@@ -1,4 +1,4 @@
-// Convolution's gradient with respect to the weights on tensor cores: the formulas of conv.py, arrays C H W N.
+// Convolution's gradient with respect to the weights on tensor cores: the formulas of definition.py, arrays C H W N.
 //
 //   parts[part, f, tap, c] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]
 //
@@ -12,6 +12,8 @@
 // the four images v lie where v ^ (row % 8) would, so that those 8 rows fall into different banks.
 // The parts make blocks enough where filters are few and pixels many (conv1: 96 filters, 363 columns, 3025 pixels); their
 // number goes by the layer's shape, never by the card, for the sake of the bits.
+// Which result a register is: sums[i / 2][j][i % 2 * 2 + e] of lane 4g + t is that of the warp's row 8i + g and of its column
+// 8j + 2t + e, e being 0 or 1.
 // Grid: (runs of ROWS filters × runs of COLUMNS columns, parts, groups); C and F are those of one group.
 #include "mma.cuh"
 #include "pixels.cuh"
