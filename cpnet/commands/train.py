@@ -54,10 +54,10 @@ def main(words):
         check(network, settings.graph)
         checkpoint.restore(network)
         folder.write_settings(settings)
-    doing = "training"
+    begun = ""
     if state:
-        doing = f"going on in epoch {state.epoch + 1}, after {state.batch} of its batches"
-    print(f"{folder.path}: {doing} {settings.table['name']} on {dataset.path} to epoch {settings.epochs}")
+        begun = f"going on in epoch {state.epoch + 1}" + f", after {state.batch} of its batches" * (state.batch > 0) + ": "
+    print(f"{folder.path}: {begun}training {settings.table['name']} on {dataset.path} to epoch {settings.epochs}")
     with Stopping() as stopping:
         trainer = Trainer(network, dataset, folder, settings, state=state, stop=lambda: stopping.signal)
         try:
