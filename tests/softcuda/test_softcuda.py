@@ -31,8 +31,10 @@ ONES = np.ones(8, np.float32)
 
 @pytest.fixture(autouse=True)
 def late():
-    """Work is late, device 0 is the current one, and what was complained of is forgotten."""
+    """Work is late, device 0 is the current one and has the kernels (a capture could not load them), and what was complained
+    of is forgotten."""
     runtime.setDevice(0)
+    KERNELS.get_function("add")
     with softcuda.order("late"):
         yield
         softcuda.forgive()
