@@ -29,10 +29,10 @@ def fuse(table, *, pools, devices):
         below = rows[-1].layer if rows else None
         fused = None
         if type(below) is Conv and type(layer) is ReLU:
-            fused = ConvReLU.of(below)
+            fused = _of(ConvReLU, below)
         elif pools and type(below) is LRN and type(layer) is MaxPool and lrn_pool.fits(layer.z, layer.s) \
                 and (below.reads == "column" or devices == 1):
-            fused = NormMaxPool.of(layer, below)
+            fused = _of(NormMaxPool, layer, norm=below)
             if len(rows) > 1 and type(rows[-2].layer) is ConvReLU:
                 fused.relu = rows[-2].layer.masked = True
         if fused:
@@ -53,10 +53,6 @@ class ConvReLU(Conv):
     bends_at_zero = True
     masked: bool = False  # the gradient arrives with the ReLU's mask: the NormMaxPool above has applied it
 
-    @classmethod
-    def of(cls, layer):
-        return _of(cls, layer)
-
     def forward(self, x, run):
         self.y = self._forward(x, relu=True)
         return self.y
@@ -74,10 +70,6 @@ class NormMaxPool(MaxPool):
     that of the ReLU below, too, which a ConvReLU does in forward."""
     norm: LRN | None = None
     relu: bool = False
-
-    @classmethod
-    def of(cls, layer, norm):
-        return _of(cls, layer, norm=norm)
 
     def _constants(self):
         return self.norm.constants(self.columns)

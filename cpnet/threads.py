@@ -4,7 +4,6 @@ An operation cuts its work into tasks whose results do not overlap; `parallel` l
 cut depends on shapes alone, never on the number of threads, so the same inputs give the same bits on any number of cores.
 Each thread calls BLAS by itself, so BLAS is held to one thread of its own: two pools would fight for the cores.
 """
-import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cpnet.machine import cores
+
 # Set once, for good: NumPy's BLAS is loaded by the import above.
 threadpool_limits(limits=1, user_api="blas")
 
 _local = threading.local()
-_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_threads = cores()
 _pool = None
 
 

@@ -56,8 +56,10 @@ def main(words):
         folder.write_settings(settings)
     begun = ""
     if state:
-        begun = f"going on in epoch {state.epoch + 1}" + f", after {state.batch} of its batches" * (state.batch > 0) + ": "
-    print(f"{folder.path}: {begun}training {settings.table['name']} on {dataset.path} to epoch {settings.epochs}")
+        within = f", after {state.batch} of its batches" if state.batch else ""
+        begun = f"going on in epoch {state.epoch + 1}{within}: "
+    print(f"{folder.path}: {begun}training {settings.table['name']} on {dataset.path} "
+          f"to epoch {settings.epochs}")
     with Stopping() as stopping:
         trainer = Trainer(network, dataset, folder, settings, state=state, stop=lambda: stopping.signal)
         try:

@@ -95,7 +95,6 @@ class Feed:
         return sent
 
 
-
 def _wait(lanes, events):
     """Returns when all these events, by device, have passed. No method of Feed: the ring of slots holds on to it, and must
     not hold on to the Feed, so that slots are given back when the Feed is dropped."""

@@ -278,12 +278,17 @@ def _events(F, machine):
         else:
             event.operation, event.capture = machine.give(stream, None, "an event"), None
 
+    def uncaptured(number, done):
+        """The event, which is `done`, as the host may only do with one that belongs to no capture."""
+        event = machine.get(number, Event)
+        if event.capture is not None:
+            event.capture.refuse("CapturedEvent", f"an event of it is {done}")
+        return event
+
     @F("cudaEventSynchronize", c_void_p)
     def synchronize(number):
         machine.enter()
-        event = machine.get(number, Event)
-        if event.capture is not None:
-            event.capture.refuse("CapturedEvent", "an event of it is waited for")
+        event = uncaptured(number, "waited for")
         if event.operation is not None:
             machine.complete(event.operation)
         machine.enter(machine.devices[event.device])
@@ -291,9 +296,7 @@ def _events(F, machine):
     @F("cudaEventQuery", c_void_p)
     def query(number):
         machine.enter()
-        event = machine.get(number, Event)
-        if event.capture is not None:
-            event.capture.refuse("CapturedEvent", "an event of it is asked for")
+        event = uncaptured(number, "asked for")
         for capture in machine.captures:
             if capture.mode == GLOBAL or capture.mode == THREAD_LOCAL and capture.thread == threading.get_ident():
                 capture.refuse("StreamCaptureUnsupported", "an event is asked for")
