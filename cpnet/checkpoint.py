@@ -4,6 +4,7 @@
                     settings, state (JSON text)
     values/NAME     every parameter as a whole array, whatever the placement it was trained in
     velocities/NAME the update rule's velocities
+    state/NAME      what layers keep without training it, where the net has such layers
     mean, classes   the data set's mean image (C, H, W) and class names: this file is enough to predict
 
 A file gets its name only when it is complete and on the disk, so an interrupted save leaves the old file.
@@ -17,9 +18,11 @@ import numpy as np
 from cpnet import __version__, nets, settings
 from cpnet.errors import CpnetError
 from cpnet.files import write_atomically
+from cpnet.network import layer_of
 
 FORMAT, VERSION = "cpnet-checkpoint", 1
-KINDS = "values", "velocities"
+KINDS = "values", "velocities", "state"
+TRAINED = "values", "state"  # all that predictions take
 
 
 def save(path, network, *, settings, state, mean, classes):
@@ -29,7 +32,7 @@ def save(path, network, *, settings, state, mean, classes):
         file.attrs.update(format=FORMAT, version=VERSION, program=__version__,
                           settings=json.dumps(dict(settings)), state=json.dumps(state))
         for kind in KINDS:
-            for name in network.parameters:
+            for name in network.kinds[kind]:
                 file[f"{kind}/{name}"] = network.get(kind, name)
         file["mean"] = mean
         file["classes"] = list(classes)
@@ -54,7 +57,7 @@ class Checkpoint:
                 self.settings, self.state = (json.loads(file.attrs[key]) for key in ("settings", "state"))
                 self.mean = file["mean"][()]
                 self.classes = [name.decode() for name in file["classes"][()]]
-                self.arrays = {kind: {name: file[kind][name][()] for name in file[kind]} for kind in KINDS}
+                self.arrays = {kind: _read(file, kind) for kind in KINDS}
         except FileNotFoundError:
             raise CpnetError(f"{path}: there is no such checkpoint") from None
         except (OSError, KeyError, ValueError) as error:
@@ -75,7 +78,7 @@ class Checkpoint:
     def restore(self, network, kinds=KINDS):
         """Give `network` the arrays. Raises CpnetError, naming a difference, if they are of another net."""
         for kind in kinds:
-            check_arrays(self.path, self.arrays[kind], network.parameters)
+            check_arrays(self.path, self.arrays[kind], network.kinds[kind])
             for name, array in self.arrays[kind].items():
                 network.set(kind, name, array)
 
@@ -91,24 +94,21 @@ class Checkpoint:
         unknown = set(replace) - set(map(layer_of, network.parameters))
         if unknown:
             raise CpnetError(f"--replace {min(unknown)}: the net has no such layer with weights")
-        fresh, trained = {}, {}
-        for name in network.parameters:
-            if layer_of(name) in replace:
-                fresh[name] = network.get("values", name)
-        for name, array in self.arrays["values"].items():
-            if layer_of(name) not in replace:
-                trained[name] = array
-        try:
-            check_arrays(self.path, fresh | trained, network.parameters)
-        except CpnetError as error:
-            raise CpnetError(f"{error}; --replace LAYER starts a layer afresh") from None
-        for name, array in trained.items():
-            network.set("values", name, array)
+        for kind in TRAINED:
+            fresh = {name: network.get(kind, name) for name in network.kinds[kind] if layer_of(name) in replace}
+            trained = {name: array for name, array in self.arrays[kind].items() if layer_of(name) not in replace}
+            try:
+                check_arrays(self.path, fresh | trained, network.kinds[kind])
+            except CpnetError as error:
+                raise CpnetError(f"{error}; --replace LAYER starts a layer afresh") from None
+            for name, array in trained.items():
+                network.set(kind, name, array)
 
 
-def layer_of(name):
-    """The layer of a parameter: conv1.weight → conv1."""
-    return name.rpartition(".")[0]
+def _read(file, kind):
+    """{name: array} of a kind; empty for "state" where the net has none."""
+    group = file[kind] if kind in file or kind != "state" else {}
+    return {name: group[name][()] for name in group}
 
 
 def check_arrays(path, arrays, parameters):

@@ -195,6 +195,8 @@ def _placed(layer, maps, x, rng, device):
     layer.device, layer.columns, layer.index, layer.first_unit = device, maps, 3, 0
     shapes = {name: parameter.shape for name, parameter in layer.parameters(x.shape[:-1], maps).items()}
     layer.gradients = {name: device.empty(shape, np.float64) for name, shape in shapes.items()}
+    layer.state = {name: device.put(np.full(each.shape, each.value))
+                   for name, each in layer.initial_state(x.shape[:-1], maps).items()}
 
     def forward(x, **parameters):
         layer.values = parameters

@@ -44,9 +44,9 @@ class Layer:
     input_gradient = True  # False for the first layer: nobody trains the image
     bends_at_zero = False  # whether its slope jumps where its output `y` is 0, which finite differences must not cross
 
-    # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first output
-    # in the whole layer; units, how many it has; index, its place in the table; values and gradients, its parameters' arrays
-    # by name.
+    # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first
+    # output in the whole layer; units, how many it has; index, its place in the table; values and gradients, its
+    # parameters' arrays by name; state, the arrays of `initial_state` by name.
 
     def out_shape(self, shape):
         """The shape of an image's output for an input of `shape`."""
@@ -54,6 +54,10 @@ class Layer:
 
     def parameters(self, shape, columns):
         """The whole layer's Parameters by name, for inputs of `shape` from `columns` columns."""
+        return {}
+
+    def initial_state(self, shape, columns):
+        """Like `parameters`: arrays that no gradient trains, but that forward changes in training and checkpoints keep."""
         return {}
 
     def multiply_adds(self, shape, columns):

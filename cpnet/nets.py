@@ -147,8 +147,18 @@ class Table:
 
     def parameters(self):
         """The whole net's Parameters by name, such as "conv1.weight"."""
-        return {f"{layer.name}.{key}": parameter for layer, shape, _ in self.shapes()
-                for key, parameter in layer.parameters(shape, self.columns).items()}
+        return self._by_name(lambda layer, shape: layer.parameters(shape, self.columns))
+
+    def initial_state(self):
+        """The whole net's arrays that are kept but not trained (layers.py), as Parameters by name."""
+        return self._by_name(lambda layer, shape: layer.initial_state(shape, self.columns))
+
+    def _by_name(self, arrays_of):
+        found = {}
+        for layer, shape, _ in self.shapes():
+            for key, parameter in arrays_of(layer, shape).items():
+                found[f"{layer.name}.{key}"] = parameter
+        return found
 
 
 def build(name, image=(3, 224, 224), classes=1000, profile="paper", activation="relu", lrn=True, pool="3x3s2", dropout=True,

@@ -29,13 +29,25 @@ class Segment:
         return buffer[self.start:self.start + prod(self.shape)].reshape(self.shape)
 
 
+def layer_of(name):
+    """The layer of an array: conv1.weight → conv1."""
+    return name.rpartition(".")[0]
+
+
+def _rule(segments):
+    """The update rule for a device's parameters."""
+    return sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
+
+
 class Network:
     """The net of `table` on `devices`, with fresh weights drawn from `seed`.
 
-    Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters; an undivided layer
-    lies on the first device. A device's parameters are one flat array (`values`), and so are its velocities and gradients,
-    in the order in which backward produces the gradients. On GPUs, response normalization and the max pooling above it are
-    one operation, unless `fuse_pools` is False.
+    Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters; an undivided
+    layer lies on the first device. A device's parameters are one flat array (`values`), and so are its velocities,
+    its gradients and the layers' state, in the order in which backward produces the gradients. On GPUs, response
+    normalization and the max pooling above it are one operation, unless `fuse_pools` is False.
+
+    `kinds` says which arrays there are of each kind: {"values": {"conv1.weight": Parameter, …}, …}.
     """
 
     def __init__(self, table, devices, *, seed=0, dtype=np.float32, fuse_pools=True):
@@ -45,12 +57,16 @@ class Network:
         for row in self.rows:
             self._place(row)
         self.parameters = table.parameters()
-        self.segments = [self._segments(d) for d in range(len(devices))]
-        self.rules = [sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
-                      for segments in self.segments]
-        self.values, self.velocities, self.gradients = ([self._zeros(d) for d in range(len(devices))] for _ in range(3))
+        self.kinds = dict.fromkeys(("values", "velocities", "gradients"), self.parameters)
+        self.kinds["state"] = table.initial_state()
+        numbers = range(len(devices))
+        self.segments = [self._segments(d, self.parameters) for d in numbers]
+        self.state_segments = [self._segments(d, self.kinds["state"]) for d in numbers]
+        self.rules = [_rule(segments) for segments in self.segments]
+        self.values, self.velocities, self.gradients, self.state = (
+            [self._zeros(d, kind) for d in numbers] for kind in self.kinds)
         self.losses = {}  # by device, copies of the first one's
-        for d in range(len(devices)):
+        for d in numbers:
             self._share_out(d)
         self._initialise()
 
@@ -60,38 +76,42 @@ class Network:
         """The row with its layer's copies, one for each device that has a share of it."""
         count = 1 if row.layer.undivided else len(self.devices)
         row.copies = [copy.copy(row.layer) for _ in range(count)]
-        for d, part in enumerate(row.copies):
-            part.device, part.index, part.input_gradient = self.devices[d], row.index, row.index > 0
-            part.columns = self.table.columns // len(self.devices)
-            part.units = row.out_shape[0] // count
-            part.first_unit = d * part.units
-            part.values, part.gradients = {}, {}
+        for d, placed in enumerate(row.copies):
+            placed.device, placed.index, placed.input_gradient = self.devices[d], row.index, row.index > 0
+            placed.columns = self.table.columns // len(self.devices)
+            placed.units = row.out_shape[0] // count
+            placed.first_unit = d * placed.units
+            placed.values, placed.gradients, placed.state = {}, {}, {}
 
-    def _segments(self, d):
+    def _segments(self, d, parameters):
         segments, start = [], 0
         for row in reversed(self.rows):
             if d >= len(row.copies):
                 continue
-            for name, parameter in self.parameters.items():
-                if name.rpartition(".")[0] == row.layer.name:
+            for name, parameter in parameters.items():
+                if layer_of(name) == row.layer.name:
                     shape = (parameter.shape[0] // len(row.copies), *parameter.shape[1:])
                     segments.append(Segment(name, start, shape, parameter.rate, parameter.decay))
                     start += prod(shape) + -prod(shape) % ALIGN
         return segments
 
-    def _zeros(self, d):
-        last = self.segments[d][-1]
-        return self.devices[d].put(np.zeros(last.start + prod(last.shape), self.dtype))
+    def _segments_of(self, kind):
+        return self.state_segments if kind == "state" else self.segments
+
+    def _zeros(self, d, kind):
+        segments = self._segments_of(kind)[d]
+        size = segments[-1].start + prod(segments[-1].shape) if segments else 0
+        return self.devices[d].put(np.zeros(size, self.dtype))
 
     def _share_out(self, d):
         """Give each layer copy of device d its views of the flat buffers."""
         copies = {row.layer.name: row.copies[d] for row in self.rows if d < len(row.copies)}
-        for segment in self.segments[d]:
-            layer, _, key = segment.name.rpartition(".")
-            copies[layer].values[key] = segment.of(self.values[d])
-            copies[layer].gradients[key] = segment.of(self.gradients[d])
+        for kind in "values", "gradients", "state":
+            for segment in self._segments_of(kind)[d]:
+                layer, _, key = segment.name.rpartition(".")
+                getattr(copies[layer], kind)[key] = segment.of(getattr(self, kind)[d])
 
-    # Parameters as whole arrays
+    # Arrays as wholes
 
     def _initialise(self):
         """Section 5. The weights of the k-th array of parameters depend on the seed and k alone, whatever the placement."""
@@ -102,32 +122,40 @@ class Network:
                 random.standard_normal(out=whole, dtype=np.float32)
                 whole *= np.float32(parameter.std)
             self.set("values", name, whole)
+        for name, parameter in self.kinds["state"].items():
+            self.set("state", name, np.full(parameter.shape, parameter.value, np.float32))
 
     def _shares(self, kind, name):
-        return [segment.of(buffer) for segments, buffer in zip(self.segments, getattr(self, kind), strict=True)
-                for segment in segments if segment.name == name]
+        found = []
+        for segments, buffer in zip(self._segments_of(kind), getattr(self, kind), strict=True):
+            found += [segment.of(buffer) for segment in segments if segment.name == name]
+        return found
 
     def get(self, kind, name):
-        """A whole array, such as "conv1.weight" of kind "values", "velocities" or "gradients", as a new NumPy array."""
+        """The whole array of a kind and a name, such as "values" and "conv1.weight", as a new NumPy array."""
         return np.concatenate([memory.to_host(share) for share in self._shares(kind, name)])
 
     def set(self, kind, name, whole):
         """Assign a whole NumPy array. Raises ValueError where its shape does not fit."""
-        shares = self._shares(kind, name)
-        if whole.shape != self.parameters[name].shape:
-            raise ValueError(f"{name} has the shape {whole.shape}, the net needs {self.parameters[name].shape}")
+        shares, shape = self._shares(kind, name), self.kinds[kind][name].shape
+        if whole.shape != shape:
+            raise ValueError(f"{name} has the shape {whole.shape}, the net needs {shape}")
         for share, own in zip(shares, np.split(whole, len(shares)), strict=True):
             memory.assign(share, np.ascontiguousarray(own, self.dtype))
 
     def scale_rates(self, scales):
-        """Multiply the learning rates of the layers named: {layer: factor}. Raises CpnetError for one that is not there."""
-        layers = {name.rpartition(".")[0] for name in self.parameters}
+        """Multiply the learning rates of the layers named: {layer: factor}.
+
+        Raises CpnetError for a layer that is not there.
+        """
+        layers = [layer_of(name) for name in self.parameters]
         for layer in scales:
             if layer not in layers:
-                raise CpnetError(f"--lr-scale {layer}: the net has no such layer with weights; it has {', '.join(layers)}")
+                raise CpnetError(f"--lr-scale {layer}: the net has no such layer with weights; "
+                                 f"it has {', '.join(dict.fromkeys(layers))}")
         for segments in self.segments:
             for segment in segments:
-                segment.rate *= scales.get(segment.name.rpartition(".")[0], 1)
+                segment.rate *= scales.get(layer_of(segment.name), 1)
 
     # The passes
 

@@ -233,11 +233,12 @@ class Trainer:
                 f"before. Try a smaller --lr than {self.settings.lr:g}")
 
     def _check_finite(self):
-        for name in self.network.parameters:
-            if not np.isfinite(self.network.get("values", name)).all():
-                raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; "
-                               f"{self.folder.last} is from before. "
-                               f"Try a smaller --lr than {self.settings.lr:g}")
+        for kind in checkpoint.TRAINED:
+            for name in self.network.kinds[kind]:
+                if not np.isfinite(self.network.get(kind, name)).all():
+                    raise Diverged(f"{name} is no longer finite after step {self.state.step}. Stopped; "
+                                   f"{self.folder.last} is from before. "
+                                   f"Try a smaller --lr than {self.settings.lr:g}")
 
 
 class Stopping:

@@ -37,7 +37,7 @@ def test_round_trip_into_either_placement(tmp_path, placed):
     saved.restore(other)
     assert saved.state == {"step": 7} and saved.classes == ["a", "b", "ç", "d"]
     for kind in checkpoint.KINDS:
-        for name in net.parameters:
+        for name in net.kinds[kind]:
             np.testing.assert_array_equal(other.get(kind, name), net.get(kind, name), err_msg=f"{kind} {name}")
 
 

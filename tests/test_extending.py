@@ -4,9 +4,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from tests.helpers import ROOT, small_set
+from tests.helpers import ROOT, checkpoint_arrays, small_set
 
 STEP = re.compile(r"^\*\*`([\w/.]+)`\*\*, (before|instead of|at the end|a new file)(?: `(.+?)`(?: of `(.+?)`)?)?:\n\n"
                   r"```\S+\n(.*?)^```$", re.M | re.S)
@@ -36,7 +37,7 @@ def extended(tmp_path_factory):
     for file in "run.py", "pyproject.toml":
         shutil.copy(ROOT / file, copy)
     steps = STEP.findall((ROOT / "docs" / "extending.md").read_text())
-    assert len(steps) == (ROOT / "docs" / "extending.md").read_text().count("```") / 2 == 8
+    assert len(steps) == (ROOT / "docs" / "extending.md").read_text().count("```") / 2 == 13
     for path, *step in steps:
         change(copy / path, *step)
     return copy
@@ -50,14 +51,30 @@ def python(folder, *words):
 
 
 def test_its_tests_pass(extended):
-    assert "....." in python(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_leaky.py")
+    said = python(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_extensions.py")
+    assert said.startswith("." * 13 + " ")  # one for each test: none was skipped
 
 
 def test_it_trains(extended):
+    """A run that goes on has the same bits as one that was never interrupted: the running averages are kept, too."""
     small_set(extended / "s.h5", train=24, val=4)
     assert "conv2 leaky" in python(extended, "run.py", "summary", "--net", "shallow", "--activation", "leaky")
-    words = "train --data s.h5 --net shallow --activation leaky --epochs 1 --batch 8 --devices cpu,cpu --name a".split()
-    assert "epoch 1/1" in python(extended, "run.py", *words)
+    words = "train --data s.h5 --net shallow --activation leaky --batch 8 --devices cpu,cpu".split()
+    assert "epoch 2/2" in python(extended, "run.py", *words, "--epochs", 2, "--name", "whole")
+    python(extended, "run.py", *words, "--epochs", 1, "--name", "halves")
+    assert "epoch 2/2" in python(extended, "run.py", "train", "--resume", "halves", "--epochs", 2)
+    whole, halves = (checkpoint_arrays(extended / "runs" / name / "checkpoint-last.h5") for name in ("whole", "halves"))
+    assert whole["state/conv2 norm.variance"].shape == (32,) and not np.allclose(whole["state/conv2 norm.mean"], 0)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(halves[name], array, err_msg=name)
+
+
+def test_what_export_says_of_state(extended):
+    small_set(extended / "s.h5", train=24, val=4)
+    python(extended, "run.py", "train", *"--data s.h5 --net shallow --batch 8 --epochs 1 --devices cpu --name e".split())
+    done = subprocess.run([sys.executable, "run.py", "export", "runs/e/checkpoint-last.h5", "e.npz"], cwd=extended,
+                          capture_output=True, text=True)
+    assert done.returncode and "has layers with state (conv1 norm.mean" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_step_without_a_place_is_noticed(tmp_path):

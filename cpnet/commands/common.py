@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpnet import nets
-from cpnet.checkpoint import Checkpoint
+from cpnet.checkpoint import TRAINED, Checkpoint
 from cpnet.gpu import precision
 from cpnet.gpu.devices import best, named, remarks
 from cpnet.network import Network
@@ -53,7 +53,7 @@ def load(path, options):
     checkpoint = Checkpoint(path)
     devices = options.devices or default_devices(checkpoint.table())
     network = place(replace(checkpoint.net(), devices=devices, math=options.math), options)
-    checkpoint.restore(network, ["values"])
+    checkpoint.restore(network, TRAINED)
     return checkpoint, network
 
 

@@ -43,6 +43,9 @@ def from_checkpoint(path):
     """The Trained net of a checkpoint. Raises CpnetError if it cannot be read."""
     saved = checkpoint.Checkpoint(path)
     saved.net()  # refuses settings that make no net
+    if saved.arrays["state"]:
+        raise CpnetError(f"{path}: has layers with state ({', '.join(saved.arrays['state'])}), which the formats of export "
+                         "have no place for; cpnet/formats/export.py is where to make one")
     return Trained(saved.settings, saved.arrays["values"], saved.mean, saved.classes)
 
 
@@ -109,7 +112,8 @@ def _meaning(layer, columns, folded):
             factor = f"{1 - layer.rate:g}"
             return {"kind": "dropout", "at test": f"nothing: {factor} is in the weights of the layer that follows" if folded
                     else f"multiply by {factor}"}
-    raise TypeError(f"no description of a layer of type {type(layer).__name__}")
+    raise CpnetError(f"a layer of type {type(layer).__name__} cannot be exported: _meaning in "
+                     "cpnet/formats/export.py does not say what it computes")
 
 
 def fold_dropout(table, values, undo=False):

@@ -103,4 +103,5 @@ def _nodes(layer, x, y, shape, out, parts):
             yield "MaxPool" if isinstance(layer, MaxPool) else "AveragePool", [x], [y], {
                 "kernel_shape": [layer.z] * 2, "strides": [layer.s] * 2, "pads": [0, 0, *over]}
         case _:
-            raise TypeError(f"no ONNX operators for a layer of type {type(layer).__name__}")
+            raise CpnetError(f"a layer of type {type(layer).__name__} cannot be exported: _nodes in "
+                             "cpnet/formats/export_onnx.py has no ONNX operators for it")
