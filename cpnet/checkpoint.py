@@ -95,8 +95,10 @@ class Checkpoint:
         if unknown:
             raise CpnetError(f"--replace {min(unknown)}: the net has no such layer with weights")
         for kind in TRAINED:
-            fresh = {name: network.get(kind, name) for name in network.kinds[kind] if layer_of(name) in replace}
-            trained = {name: array for name, array in self.arrays[kind].items() if layer_of(name) not in replace}
+            fresh = {name: network.get(kind, name) for name in network.kinds[kind]
+                     if layer_of(name) in replace}
+            trained = {name: array for name, array in self.arrays[kind].items()
+                       if layer_of(name) not in replace}
             try:
                 check_arrays(self.path, fresh | trained, network.kinds[kind])
             except CpnetError as error:

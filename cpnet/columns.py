@@ -1,8 +1,9 @@
 """What crosses between devices (section 3.2).
 
-A net of `columns` columns is placed on D devices, D dividing the columns: device d holds columns d·columns/D … as one
-contiguous block of channels. Only at layers that read all columns do the devices communicate: forward gathers the others'
-channels, backward sums every device's gradient for one's own. On one device both are free.
+A net of `columns` columns is placed on D devices, D dividing the columns: device d holds columns d·columns/D
+… as one contiguous block of channels. Only at layers that read all columns do the devices communicate:
+forward gathers the others' channels, backward sums every device's gradient for one's own.
+On one device both are free.
 """
 import numpy as np
 
@@ -13,7 +14,8 @@ from cpnet.ops import pointwise
 def gather(parts, receivers):
     """Channel blocks (C/D, …), one of each device → for each of `receivers` all channels (C, …), in order.
 
-    receivers: for each device that wants them, its layer, for device and memory. A single block is not copied.
+    receivers: for each device that wants them, its layer, for device and memory.
+    A single block is not copied.
     """
     if len(parts) == 1:
         return list(parts)
@@ -26,10 +28,11 @@ def gather(parts, receivers):
 
 
 def scatter_sum(gradients, receivers):
-    """Gradients of all channels (C, …), one of each device that has one → for each of `receivers` its own block's sum.
+    """Gradients of all channels (C, …), one of each device that has one → for each of
+    `receivers` its own block's sum.
 
-    Added in the order of the devices, so that the same run gives the same bits. A single gradient is copied only to
-    another device.
+    Added in the order of the devices, so that the same run gives the same bits.
+    A single gradient is copied only to another device.
     """
     each = len(gradients[0]) // len(receivers)
     blocks, copies = [], []

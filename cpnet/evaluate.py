@@ -18,18 +18,20 @@ def check_data(table, dataset):
         raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, size))}, "
                          f"the net was made for crops of {'×'.join(map(str, crop))} pixels")
     if len(dataset.classes) != table.settings["classes"]:
-        raise CpnetError(f"{dataset.path}: has {len(dataset.classes)} classes, the net {table.settings['classes']}")
+        raise CpnetError(f"{dataset.path}: has {len(dataset.classes)} classes, the net "
+                         f"{table.settings['classes']}")
 
 
 def see_as_trained(checkpoint, dataset):
-    """Have the data set's images seen as those that the checkpoint's net was trained on were: less that set's mean image.
+    """Have the data set's images seen as those that the checkpoint's net was trained on were:
+    less that set's mean image.
 
     Raises CpnetError unless the net can see and name these images.
     """
     check_data(checkpoint.table(), dataset)
     if checkpoint.mean.shape != dataset.mean.shape:
-        raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, dataset.mean.shape))}, those that "
-                         f"{checkpoint.path} was trained on {'×'.join(map(str, checkpoint.mean.shape))}")
+        raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, dataset.mean.shape))}, those "
+                         f"that {checkpoint.path} was trained on {'×'.join(map(str, checkpoint.mean.shape))}")
     dataset.mean = checkpoint.mean
 
 
@@ -38,14 +40,17 @@ def probabilities(network, images):
     return to_host(softmax.softmax(network.forward(images, Pass())))
 
 
-def predict_split(network, dataset, split, *, crops=1, batch=128, threads=1, progress=False, stop=lambda: False):
+def predict_split(network, dataset, split, *, crops=1, batch=128, threads=1, progress=False,
+                  stop=lambda: False):
     """Probabilities float (N, classes) for the images of a split, in its order.
 
-    With ten `crops`, the average over the four corners, the centre and their mirrors. Raises Stopped once `stop()` is true.
+    With ten `crops`, the average over the four corners, the centre and their mirrors.
+    Raises Stopped once `stop()` is true.
     """
     result = np.empty((len(dataset.split(split)), len(dataset.classes)), network.dtype)
     batch = max(1, batch // crops)
-    with Feed(network, dataset, split, batch=batch, mode="centre" if crops == 1 else "ten", threads=threads) as feed:
+    with Feed(network, dataset, split, batch=batch, mode="centre" if crops == 1 else "ten",
+              threads=threads) as feed:
         for images, _, indices in tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress):
             if stop():
                 raise Stopped

@@ -15,14 +15,16 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 
 
 def curves(history, path, *, size=(7, 4.2)):
-    """Training and validation error (top-1) over the epochs, with the drops of the learning rate, as a PNG at `path`.
+    """Training and validation error (top-1) over the epochs, with the drops of the learning rate,
+    as a PNG at `path`.
 
     history: the objects of log.jsonl, at least one. size: width, height in inches.
     """
     best = min(history, key=lambda line: line["val_top1"])
     with _over_epochs(history, path, size) as axes:
         _lines(axes, history, "top1")
-        axes.set(ylabel="top-1 error", title=f"best validation error {best['val_top1']:.2%}, epoch {best['epoch']}")
+        axes.set(ylabel="top-1 error", title=f"best validation error {best['val_top1']:.2%}, epoch "
+                                             f"{best['epoch']}")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
@@ -31,15 +33,16 @@ def losses(history, path, *, size=(7, 4.2)):
     best = min(history, key=lambda line: line["val_loss"])
     with _over_epochs(history, path, size) as axes:
         _lines(axes, history, "loss")
-        axes.set(ylabel="loss", title=f"smallest validation loss {best['val_loss']:.3f}, epoch {best['epoch']}")
+        axes.set(ylabel="loss", title=f"smallest validation loss {best['val_loss']:.3f}, epoch "
+                                      f"{best['epoch']}")
 
 
 def speed(history, path, *, size=(7, 4.2)):
     """Training images per second over the epochs, as `curves`."""
     middle = np.median([line["images_per_s"] for line in history])
     with _over_epochs(history, path, size) as axes:
-        axes.plot([line["epoch"] for line in history], [line["images_per_s"] for line in history], color="C0", marker="o",
-                  markersize=3)
+        axes.plot([line["epoch"] for line in history], [line["images_per_s"] for line in history],
+                  color="C0", marker="o", markersize=3)
         axes.set(ylabel="training images a second", title=f"median {middle:,.0f} images/s")
 
 
@@ -50,13 +53,14 @@ def drops(history):
 
 
 def _lines(axes, history, what):
-    for part, name, colour in ("train", "training (cropped, with dropout)", "0.55"), ("val", "validation", "C0"):
-        axes.plot([line["epoch"] for line in history], [line[f"{part}_{what}"] for line in history], color=colour, marker="o",
-                  markersize=3, label=name)
+    lines = ("train", "training (cropped, with dropout)", "0.55"), ("val", "validation", "C0")
+    for part, name, colour in lines:
+        axes.plot([line["epoch"] for line in history], [line[f"{part}_{what}"] for line in history],
+                  color=colour, marker="o", markersize=3, label=name)
     for epoch, rate in drops(history):
         axes.axvline(epoch + 0.5, color="C3", linewidth=0.8, linestyle="--")
-        axes.annotate(f"rate {rate:g} ", (epoch + 0.5, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
-                      va="top", fontsize=8, color="C3")
+        axes.annotate(f"rate {rate:g} ", (epoch + 0.5, 1), xycoords=("data", "axes fraction"),
+                      rotation=90, ha="right", va="top", fontsize=8, color="C3")
     axes.legend(fontsize=9)
 
 
@@ -73,11 +77,12 @@ def _over_epochs(history, path, size):
 
 
 def draw_net(table, path):
-    """Figure 2 of the paper from the net's own table, as a PNG: the columns as lanes, each layer with parameters a box with
-    its maps and size, arrows from what it reads."""
+    """Figure 2 of the paper from the net's own table, as a PNG: the columns as lanes, each layer with
+    parameters a box with its maps and size, arrows from what it reads."""
     rows = [(layer, out) for layer, shape, out in table.shapes() if layer.parameters(shape, table.columns)]
     after = _pooled(table)
-    figure, axes = plt.subplots(figsize=(1.45 * (len(rows) + 1), 0.4 + 1.35 * table.columns), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.45 * (len(rows) + 1), 0.4 + 1.35 * table.columns),
+                                layout="constrained")
     middle = (table.columns - 1) / 2
     lanes = {-1: [middle]}
     _box(axes, -1, middle, "image", _size(table.image), "0.92")
@@ -85,7 +90,8 @@ def draw_net(table, path):
         lanes[x] = [middle] if layer.undivided else list(range(table.columns))
         for y in lanes[x]:
             share = (out[0] // len(lanes[x]), *out[1:])
-            _box(axes, x, y, layer.name, _size(share) + after.get(layer.name, ""), "#cfe2f3" if len(out) > 1 else "#fde9c9")
+            _box(axes, x, y, layer.name, _size(share) + after.get(layer.name, ""),
+                 "#cfe2f3" if len(out) > 1 else "#fde9c9")
             for source in lanes[x - 1]:
                 own = source == y or len(lanes[x - 1]) == 1
                 if own or layer.reads == "all":
@@ -118,14 +124,16 @@ def _size(shape):
 
 
 def draw_neighbours(dataset, split, queries, found, path):
-    """Figure 4, right: a row for each of `queries` (Q), indices in `split`: the image, then the training images `found`
-    (Q, k), nearest first, as a PNG at `path`. A label in red is not the query's."""
+    """Figure 4, right: a row for each of `queries` (Q), indices in `split`: the image, then the training
+    images `found` (Q, k), nearest first, as a PNG at `path`. A label in red is not the query's."""
     rows, across = len(queries), found.shape[1] + 1
-    figure, axes = plt.subplots(rows, across, figsize=(1.3 * across, 1.5 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, across, figsize=(1.3 * across, 1.5 * rows), layout="constrained",
+                                squeeze=False)
     labels = dataset.split("train").labels
     for row, query, near in zip(axes, queries, found, strict=True):
         own = dataset.split(split).labels[query]
-        images = [(dataset.read(split, [query])[0], own), *((dataset.read("train", [i])[0], labels[i]) for i in near)]
+        images = [(dataset.read(split, [query])[0], own),
+                  *((dataset.read("train", [i])[0], labels[i]) for i in near)]
         for place, (image, label) in zip(row, images, strict=True):
             _show(place, image)
             place.set_title(_short(dataset.classes[label]), fontsize=7, color="C3" if label != own else "0.2")
@@ -135,12 +143,12 @@ def draw_neighbours(dataset, split, queries, found, path):
 
 
 def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
-    """Figure 4, left: images uint8 (N, C, H, W), labels (N), probabilities (classes, N) → a PNG at `path`: under each image its
-    label and the `top` most probable classes, the bar of the right one in red."""
+    """Figure 4, left: images uint8 (N, C, H, W), labels (N), probabilities (classes, N) → a PNG at `path`:
+    under each image its label and the `top` most probable classes, the bar of the right one in red."""
     across, top = min(4, len(images)), min(top, len(classes))
     rows = -(-len(images) // across)
-    figure, axes = plt.subplots(2 * rows, across, figsize=(2.3 * across, 3.4 * rows), layout="constrained", squeeze=False,
-                                height_ratios=[3, 2] * rows)
+    figure, axes = plt.subplots(2 * rows, across, figsize=(2.3 * across, 3.4 * rows), layout="constrained",
+                                squeeze=False, height_ratios=[3, 2] * rows)
     for place in axes.flat:
         place.set_axis_off()
     for n, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -148,7 +156,8 @@ def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
         _show(shown, image)
         shown.set_title(_short(classes[label]), y=-0.16, fontsize=9, weight="bold")
         best = probabilities[:, n].argsort(kind="stable")[::-1][:top]
-        bars.barh(range(len(best)), probabilities[best, n], color=["C3" if k == label else "#9fc5e8" for k in best])
+        bars.barh(range(len(best)), probabilities[best, n],
+                  color=["C3" if k == label else "#9fc5e8" for k in best])
         for place, k in enumerate(best):
             bars.text(0.02, place, _short(classes[k]), va="center", fontsize=7.5)
         bars.set(xlim=(0, 1), ylim=(top - 0.4, -0.6))
@@ -162,14 +171,15 @@ def _show(axes, image):
 
 
 def _short(name):
-    """The first of a class's names, cut to fit under an image. (Between two dollar signs Matplotlib would see a formula.)"""
+    """The first of a class's names, cut to fit under an image.
+    (Between two dollar signs Matplotlib would see a formula.)"""
     name = name.split(",")[0]
     return (name if len(name) <= 18 else name[:17] + "…").replace("$", r"\$")
 
 
 def draw_confusion(table, classes, path):
-    """How many images of class i (rows) were taken for class j, int (classes, classes), as a PNG at `path`. Of many classes
-    without names and numbers, and rare mistakes in stronger shades."""
+    """How many images of class i (rows) were taken for class j, int (classes, classes), as a PNG at `path`.
+    Of many classes without names and numbers, and rare mistakes in stronger shades."""
     count = len(classes)
     few = count <= 30
     side = min(12, 3 + 0.45 * count) if few else 7
@@ -189,7 +199,8 @@ def draw_confusion(table, classes, path):
 
 
 def as_svg(draw, *arguments, **options):
-    """The picture that `draw(*arguments, path, **options)`, a function from here, makes, as an SVG file's bytes."""
+    """The picture that `draw(*arguments, path, **options)`, a function from here, makes,
+    as an SVG file's bytes."""
     content = io.BytesIO()
     with matplotlib.rc_context({"savefig.format": "svg"}):
         draw(*arguments, content, **options)
@@ -200,7 +211,8 @@ def save(figure, path):
     """Write the picture, and forget it. Raises CpnetError where the file cannot be written."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name of a script that the font lacks
+            # a class name of a script that the font lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(path, dpi=120)
     except OSError as error:
         raise CpnetError(f"{path}: could not be written ({error.strerror})") from error

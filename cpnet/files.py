@@ -5,7 +5,8 @@ from cpnet.errors import CpnetError
 
 
 def write_atomically(path, content):
-    """Write bytes or text to `path` by way of a temporary file. Raises CpnetError, leaving the old file, if it cannot."""
+    """Write bytes or text to `path` by way of a temporary file.
+    Raises CpnetError, leaving the old file, if it cannot."""
     temporary = f"{path}.partial"
     try:
         with open(temporary, "wb") as file:
@@ -16,4 +17,5 @@ def write_atomically(path, content):
     except OSError as error:
         if os.path.exists(temporary):
             os.remove(temporary)
-        raise CpnetError(f"{path}: could not be written ({error.strerror}); what was there before is untouched") from error
+        raise CpnetError(f"{path}: could not be written ({error.strerror}); what was there before is "
+                         "untouched") from error

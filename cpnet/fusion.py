@@ -1,7 +1,7 @@
 """Layers of a table that are computed as one: the same numbers, by fewer passes over memory.
 
-    convolution, ReLU            one operation, everywhere: the ReLU is applied as the result is stored (section 3.1)
-    normalization, max pooling   one operation, on a GPU: the normalized maps are never in memory (sections 3.3 and 3.4)
+    convolution, ReLU            one operation, everywhere: the ReLU is applied as the result is stored (3.1)
+    normalization, max pooling   one operation, on a GPU: the normalized maps are never in memory (3.3, 3.4)
 
 `fuse` rewrites the rows of a table once, from below; what is not exactly of these types stays as it is.
 """
@@ -13,17 +13,20 @@ from cpnet.ops import lrn, lrn_pool
 
 @dataclass
 class Row:
-    """A layer to be placed, and the layers of the table that it does the work of. `index`: of the first of these there."""
+    """A layer to be placed, and the layers of the table that it does the work of.
+    `index`: of the first of these there."""
     index: int
     layer: Layer
     covers: list
     in_shape: tuple
     out_shape: tuple
-    copies: list = field(default_factory=list)  # once placed: one for each device that has a share of the layer
+    # once placed: one for each device that has a share of the layer
+    copies: list = field(default_factory=list)
 
 
 def fuse(table, *, pools, devices):
-    """The rows of a table, fused. pools: whether to fuse normalization with pooling; devices: how many share the columns."""
+    """The rows of a table, fused. pools: whether to fuse normalization with pooling; devices:
+    how many share the columns."""
     rows = []
     for index, (layer, in_shape, out_shape) in enumerate(table.shapes()):
         below = rows[-1].layer if rows else None
@@ -66,8 +69,8 @@ class ConvReLU(Conv):
 
 @dataclass
 class NormMaxPool(MaxPool):
-    """The response normalization `norm` and the max pooling right above it. With `relu`, the gradient that it hands down is
-    that of the ReLU below, too, which a ConvReLU does in forward."""
+    """The response normalization `norm` and the max pooling right above it. With `relu`, the gradient that it
+    hands down is that of the ReLU below, too, which a ConvReLU does in forward."""
     norm: LRN | None = None
     relu: bool = False
 
@@ -77,13 +80,15 @@ class NormMaxPool(MaxPool):
     def forward(self, x, run):
         self.x, self.y = x, self._y(x)
         self.winner = self.buffer("winner", self.y.shape, "uint8")
-        lrn_pool.lrn_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self.y, winner=self.winner, **self._constants())
+        lrn_pool.lrn_pool_forward(x, z=self.z, s=self.s, ceil=self.ceil, out=self.y, winner=self.winner,
+                                  **self._constants())
         return self.y
 
     def backward(self, d_y):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype)
-        return lrn_pool.lrn_pool_backward(d_y, self.x, self.winner, z=self.z, s=self.s, relu=self.relu, out=d_x,
-                                          **self._constants())
+        return lrn_pool.lrn_pool_backward(d_y, self.x, self.winner, z=self.z, s=self.s,
+                                          relu=self.relu, out=d_x, **self._constants())
 
     def within(self):
-        return [lrn.lrn_forward(self.x, **self._constants(), out=self.buffer("normalized", self.x.shape, self.x.dtype))]
+        return [lrn.lrn_forward(self.x, **self._constants(),
+                                out=self.buffer("normalized", self.x.shape, self.x.dtype))]

@@ -1,16 +1,20 @@
-"""Are the gradients that are written by hand the derivatives of what forward computes? A check that needs no other library.
+"""Are the gradients that are written by hand the derivatives of what forward computes? A check
+that needs no other library.
 
-Take any function y = f(x), a random upstream gradient u (what backward receives as d_y) and a random direction d. Then
+Take any function y = f(x), a random upstream gradient u (what backward receives as d_y) and a
+random direction d. Then
 
     ⟨u, f(x + h·d) − f(x − h·d)⟩ / 2h   ≈   ⟨backward(u), d⟩
 
-The left side needs forward only: two calls for an input of any size. The right side is one number that every element of the
-gradient has a part in, so a wrong sign, a dropped term or a shifted index anywhere shows. The sizes of d's elements are random,
-their signs those of the gradient: so its terms add up, and the sum is never small by chance, which would leave only rounding
-errors to compare. In float64 with h = 6e-6, the cube root of the rounding error, the two agree to about ten digits.
+The left side needs forward only: two calls for an input of any size. The right side is one number that every
+element of the gradient has a part in, so a wrong sign, a dropped term or a shifted index anywhere shows.
+The sizes of d's elements are random, their signs those of the gradient: so its terms add up, and the sum is
+never small by chance, which would leave only rounding errors to compare. In float64 with h = 6e-6,
+the cube root of the rounding error, the two agree to about ten digits.
 
-Inputs keep away from kinks, where there is no derivative: all values distinct for max pooling, none near zero for ReLU. In a
-whole net nobody can place all of them, so there the step is shortened until no ReLU and no pool changes its mind within it.
+Inputs keep away from kinks, where there is no derivative: all values distinct for max pooling, none near zero
+for ReLU. In a whole net nobody can place all of them, so there the step is shortened until no ReLU and no
+pool changes its mind within it.
 """
 from functools import partial
 
@@ -32,8 +36,8 @@ SIDE = 20  # pixels: enough for every pool of the small nets to have windows tha
 def check_gradient(forward, backward, inputs, rng, device=CPU):
     """Yields (input's name, relative error) for each input.
 
-    forward(**inputs) → y; backward(d_y, **inputs) → the gradients in the order of `inputs`, a dict of float64 arrays. They
-    are given copies on `device`, which they may write over.
+    forward(**inputs) → y; backward(d_y, **inputs) → the gradients in the order of `inputs`, a dict of float64
+    arrays. They are given copies on `device`, which they may write over.
     """
     forward, backward = _on(device, forward), _on(device, backward)
     d_y = rng.standard_normal(forward(**inputs).shape)
@@ -41,7 +45,8 @@ def check_gradient(forward, backward, inputs, rng, device=CPU):
     for (name, x), gradient in zip(inputs.items(), gradients, strict=True):
         if gradient.shape != x.shape:
             raise ValueError(f"the gradient of {name} has shape {gradient.shape}, not {x.shape}")
-        sizes = np.abs(rng.standard_normal(x.shape)) * np.sqrt(np.mean(x * x))  # as large as x, so that one step suits all
+        # as large as x, so that one step suits all
+        sizes = np.abs(rng.standard_normal(x.shape)) * np.sqrt(np.mean(x * x))
         direction = np.copysign(sizes, gradient)
         above, below = (forward(**{**inputs, name: x + step * direction}) for step in (STEP, -STEP))
         yield name, relative_error(np.sum(gradient * direction), np.sum(d_y * (above - below)) / (2 * STEP))
@@ -60,7 +65,8 @@ def _on(device, function):
 
 
 def relative_error(a, b):
-    """|a − b| over the larger of the two. NaN where either is not finite: ask `error <= tolerance`, which NaN fails."""
+    """|a − b| over the larger of the two.
+    NaN where either is not finite: ask `error <= tolerance`, which NaN fails."""
     with np.errstate(invalid="ignore"):
         return abs(a - b) / np.maximum(np.maximum(abs(a), abs(b)), np.finfo(np.float64).tiny)
 
@@ -74,7 +80,8 @@ def operations(device=CPU, seed=0):
 
 
 def every_layer(device=CPU, seed=0):
-    """Rows (name, relative error): every kind of layer, as the net runs it, its input and each of its parameters."""
+    """Rows (name, relative error): every kind of layer, as the net runs it,
+    its input and each of its parameters."""
     rng = np.random.default_rng(seed)
     for layer, maps, x in _layer_cases(rng):
         forward, backward, inputs = _placed(layer, maps, x, rng, device)
@@ -83,10 +90,11 @@ def every_layer(device=CPU, seed=0):
 
 
 def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed=0, **options):
-    """Rows (name, relative error): the loss of the net `name` placed on `devices`, along each of its arrays of parameters.
+    """Rows (name, relative error): the loss of the net `name` placed on `devices`,
+    along each of its arrays of parameters.
 
-    It is in training, with dropout: the same (seed, step) draw the same neurons each time. `image` is (C, H, W), by default
-    small; `options` go to `nets.build`.
+    It is in training, with dropout: the same (seed, step) draw the same neurons each time.
+    `image` is (C, H, W), by default small; `options` go to `nets.build`.
     """
     rng = np.random.default_rng(seed)
     side = max(SIDE, nets.look_up(name, nets.NETS, "net").smallest)
@@ -111,8 +119,8 @@ def network(name="mini", devices="cpu", *, image=None, classes=7, images=3, seed
 
 
 def everything(name="mini", devices="cpu", **options):
-    """Rows (name, relative error): operations, layers, and the net `name`, on the first device and on all of `devices`;
-    where that is one, also with each column as if on one of its own."""
+    """Rows (name, relative error): operations, layers, and the net `name`, on the first device and on all of
+    `devices`; where that is one, also with each column as if on one of its own."""
     count = nets.look_up(name, nets.NETS, "net").columns
     first, *others = devices.split(",")
     device, *_ = named(first, 1)
@@ -126,16 +134,19 @@ def report(rows, tolerance=TOLERANCE):
     """The rows (name, relative error) as a table, a line each; what is not within the tolerance is marked."""
     rows = list(rows)
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {error:8.1e}{'' if error <= tolerance else '  WRONG'}" for name, error in rows)
+    return "\n".join(f"{name:<{width}}  {error:8.1e}{'' if error <= tolerance else '  WRONG'}"
+                     for name, error in rows)
 
 
 # Whole nets
 
 
 def _draw_parameters(net, rng):
-    """Weights that pass on as much as they receive: with the paper's, small gradients would drown in rounding.
+    """Weights that pass on as much as they receive:
+    with the paper's, small gradients would drown in rounding.
 
-    The last layer's are smaller: where the softmax is nearly one or zero, the loss bends too sharply for the step.
+    The last layer's are smaller: where the softmax is nearly one or zero,
+    the loss bends too sharply for the step.
     """
     last = net.table.layers[-1].name
     for name, parameter in net.parameters.items():
@@ -168,7 +179,8 @@ def _choices(net):
     parts = [part for row in net.rows for part in row.copies]
     pools = [(part, to_host(part.x), to_host(part.y)) for part in parts if isinstance(part, layers.MaxPool)]
     return ([(to_host(part.y) > 0).tobytes() for part in parts if part.bends_at_zero]
-            + [pool.max_pool_backward(np.ones_like(y), x, y, z=part.z, s=part.s).tobytes() for part, x, y in pools])
+            + [pool.max_pool_backward(np.ones_like(y), x, y, z=part.z, s=part.s).tobytes()
+               for part, x, y in pools])
 
 
 # Layers
@@ -178,7 +190,8 @@ def _layer_cases(rng):
     """Yields (layer, columns on its device, x)."""
     normal = rng.standard_normal
     yield layers.Conv("conv", 4, 3, pad=1, bias=1), 2, normal((6, 5, 4, 3))
-    yield layers.Conv("conv that reads all columns", 4, 5, stride=4, pad=(0, 3), reads="all"), 2, normal((6, 10, 10, 2))
+    across = layers.Conv("conv that reads all columns", 4, 5, stride=4, pad=(0, 3), reads="all")
+    yield across, 2, normal((6, 10, 10, 2))
     yield layers.Linear("linear", 5), 2, normal((6, 4))
     yield layers.Linear("linear over maps", 5), 2, normal((4, 3, 2, 3))
     x = normal((4, 3, 3, 5))
@@ -216,12 +229,14 @@ def _cases(rng, device):
     """Yields (name, forward, backward, inputs) as `check_gradient` takes them."""
     normal = rng.standard_normal
     yield _conv(device, "conv", normal((3, 6, 7, 4)), normal((5, 3, 3, 3)), normal(5), pad=(1, 1))
-    yield _conv(device, "conv, 2 groups", normal((4, 6, 5, 3)), normal((6, 2, 3, 2)), normal(6), pad=(1, 1), groups=2)
-    yield _conv(device, "conv, stride 4, pad (0, 3)", normal((3, 12, 12, 2)), normal((4, 3, 7, 7)), normal(4), stride=4,
-                pad=(0, 3))
+    yield _conv(device, "conv, 2 groups", normal((4, 6, 5, 3)), normal((6, 2, 3, 2)), normal(6),
+                pad=(1, 1), groups=2)
+    yield _conv(device, "conv, stride 4, pad (0, 3)", normal((3, 12, 12, 2)), normal((4, 3, 7, 7)),
+                normal(4), stride=4, pad=(0, 3))
     yield _conv(device, "conv, one image", normal((2, 5, 5, 1)), normal((3, 2, 3, 3)), normal(3))
 
-    # With α = 1e-4 and inputs near 1 the neighbours hardly count, and a gradient without them might pass; near 100 they do.
+    # With α = 1e-4 and inputs near 1 the neighbours hardly count, and a gradient without them might pass;
+    # near 100 they do.
     yield _lrn("lrn, α = 0.5", normal((7, 3, 2, 3)), alpha=0.5)
     yield _lrn("lrn, α = 0.5, 2 groups", normal((12, 2, 3, 2)), alpha=0.5, groups=2)
     yield _lrn("lrn, α = 1e-4, inputs × 100", 100 * normal((7, 3, 2, 3)), alpha=1e-4)
@@ -235,19 +250,22 @@ def _cases(rng, device):
     for name in "relu", "tanh":
         forward, backward = getattr(pointwise, f"{name}_forward"), getattr(pointwise, f"{name}_backward")
         x = normal((4, 3, 3, 5))
-        yield (name, forward, lambda d_y, x, f=forward, b=backward: [b(d_y, f(x))], {"x": x + 0.1 * np.sign(x)})
+        yield (name, forward, lambda d_y, x, f=forward, b=backward: [b(d_y, f(x))],
+               {"x": x + 0.1 * np.sign(x)})
 
     mask = device.put(dropout.dropout_mask((9, 7), seed=1, step=2, layer=3))
-    yield ("dropout", lambda x: dropout.dropout_forward(x, mask), lambda d_y, x: [dropout.dropout_backward(d_y, mask)],
-           {"x": normal((9, 7))})
+    yield ("dropout", lambda x: dropout.dropout_forward(x, mask),
+           lambda d_y, x: [dropout.dropout_backward(d_y, mask)], {"x": normal((9, 7))})
     yield ("linear", linear.linear_forward, partial(_linear_backward, device),
            {"x": normal((6, 5)), "w": normal((4, 6)), "b": normal(4)})
 
     labels = device.put(rng.integers(8, size=5))
-    # The losses' sum over a batch of 11 images, 5 of them here, is one number: its own upstream gradient scales the rest.
+    # The losses' sum over a batch of 11 images, 5 of them here, is one number:
+    # its own upstream gradient scales the rest.
     yield ("softmax and cross-entropy",
            lambda logits: to_host(softmax.cross_entropy_forward(logits, labels)).sum(keepdims=True) / 11,
-           lambda d_loss, logits: [to_host(d_loss) * to_host(softmax.cross_entropy_backward(logits, labels, 11))],
+           lambda d_loss, logits: [
+               to_host(d_loss) * to_host(softmax.cross_entropy_backward(logits, labels, 11))],
            {"logits": normal((8, 5))})
     x = device.put(normal((6, 5)))
     yield ("squared error",
@@ -265,14 +283,16 @@ def _conv(device, name, x, w, b, **options):
 
 
 def _lrn(name, x, **options):
-    return name, lambda x: lrn.lrn_forward(x, **options), lambda d_y, x: [lrn.lrn_backward(d_y, x, **options)], {"x": x}
+    return (name, lambda x: lrn.lrn_forward(x, **options),
+            lambda d_y, x: [lrn.lrn_backward(d_y, x, **options)], {"x": x})
 
 
 def _max_pool(x, z, s, ceil):
     def backward(d_y, x):
         return [pool.max_pool_backward(d_y, x, pool.max_pool_forward(x, z=z, s=s, ceil=ceil), z=z, s=s)]
 
-    return _pool_name("max", z, s, ceil), lambda x: pool.max_pool_forward(x, z=z, s=s, ceil=ceil), backward, {"x": x}
+    return (_pool_name("max", z, s, ceil), lambda x: pool.max_pool_forward(x, z=z, s=s, ceil=ceil), backward,
+            {"x": x})
 
 
 def _average_pool(x, z, s, ceil):

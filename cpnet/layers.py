@@ -1,10 +1,12 @@
 """A layer: hyper-parameters, parameters, forward, backward, and what forward must remember for backward.
 
-The same object is a row of a net's table (`nets.py`), written for the whole net, and, copied by `network.py` and given its
-share of filters and its memory, the layer that one device runs. Layers know nothing of NumPy or CuPy: they call operations.
+The same object is a row of a net's table (`nets.py`), written for the whole net, and, copied by `network.py`
+and given its share of filters and its memory, the layer that one device runs.
+Layers know nothing of NumPy or CuPy: they call operations.
 
-Who owns a buffer: a layer owns its output and the gradient that it hands down. The layer above may write over the output
-where its own backward needs nothing else (ReLU and dropout do), and any layer may write over the d_y it is given.
+Who owns a buffer: a layer owns its output and the gradient that it hands down. The layer above may write over
+the output where its own backward needs nothing else (ReLU and dropout do),
+and any layer may write over the d_y it is given.
 """
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +19,8 @@ from cpnet.ops import conv, dropout, linear, lrn, pointwise, pool
 
 @dataclass(frozen=True)
 class Pass:
-    """What layers must know of the pass they are in: dropout draws by seed, step and the images' place in the batch."""
+    """What layers must know of the pass they are in:
+    dropout draws by seed, step and the images' place in the batch."""
     training: bool = False
     seed: int = 0
     step: int = 0  # or, on one GPU, where it lies: an array float64 (1)
@@ -26,7 +29,8 @@ class Pass:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array of parameters of a whole layer: shape, how it starts (N(0, std²), or `value`), how it is trained."""
+    """One array of parameters of a whole layer: shape, how it starts (N(0, std²), or `value`),
+    how it is trained."""
     shape: tuple
     std: float = 0.0
     value: float = 0.0
@@ -36,17 +40,19 @@ class Parameter:
 
 @dataclass
 class Layer:
-    """A row of a net's table. Shapes without N are (C, H, W), or (features,) after the first fully-connected layer."""
+    """A row of a net's table. Shapes without N are (C, H, W),
+    or (features,) after the first fully-connected layer."""
     name: str
 
     reads = "column"  # its own column's maps, or "all" columns'
     undivided = False  # one layer on the first device, not shared by the columns
     input_gradient = True  # False for the first layer: nobody trains the image
-    bends_at_zero = False  # whether its slope jumps where its output `y` is 0, which finite differences must not cross
+    # whether its slope jumps where its output `y` is 0, which finite differences must not cross
+    bends_at_zero = False
 
-    # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its first
-    # output in the whole layer; units, how many it has; index, its place in the table; values and gradients, its
-    # parameters' arrays by name; state, the arrays of `initial_state` by name.
+    # A placed copy also has: device; columns, the columns whose maps it holds; first_unit, the number of its
+    # first output in the whole layer; units, how many it has; index, its place in the table; values and
+    # gradients, its parameters' arrays by name; state, the arrays of `initial_state` by name.
 
     def out_shape(self, shape):
         """The shape of an image's output for an input of `shape`."""
@@ -57,7 +63,8 @@ class Layer:
         return {}
 
     def initial_state(self, shape, columns):
-        """Like `parameters`: arrays that no gradient trains, but that forward changes in training and checkpoints keep."""
+        """Like `parameters`: arrays that no gradient trains,
+        but that forward changes in training and checkpoints keep."""
         return {}
 
     def multiply_adds(self, shape, columns):
@@ -73,11 +80,13 @@ class Layer:
         raise NotImplementedError
 
     def within(self):
-        """After forward, the outputs of the layers that this one does the work of (fusion.py), but for the last: its own."""
+        """After forward, the outputs of the layers that this one does the work of (fusion.py),
+        but for the last: its own."""
         return []
 
     def buffer(self, name, shape, dtype):
-        """This layer's array called `name`, uninitialised: the same memory each time, as long as `shape` fits into it."""
+        """This layer's array called `name`, uninitialised:
+        the same memory each time, as long as `shape` fits into it."""
         held = self.__dict__.setdefault("_held", {})
         size = prod(shape)
         if name not in held or held[name].size < size or held[name].dtype != dtype:
@@ -91,7 +100,8 @@ class Layer:
 
 @dataclass
 class Conv(Layer):
-    """Convolution with bias. `pad`: zeros (above and left, below and right), or one number for both; `bias`: its start."""
+    """Convolution with bias. `pad`: zeros (above and left, below and right), or one number for both; `bias`:
+    its start."""
     filters: int
     size: int
     stride: int = 1
@@ -121,7 +131,8 @@ class Conv(Layer):
         return prod(self._weight_shape(shape, columns)) * prod(self.out_shape(shape)[1:])
 
     def _geometry(self):
-        return {"stride": self.stride, "pad": self.pads, "groups": self.columns if self.reads == "column" else 1}
+        return {"stride": self.stride, "pad": self.pads,
+                "groups": self.columns if self.reads == "column" else 1}
 
     def forward(self, x, run):
         return self._forward(x)
@@ -137,14 +148,15 @@ class Conv(Layer):
 
     def _backward(self, d_y, relu_y=None):
         d_x = self.buffer("d_x", self.x.shape, d_y.dtype) if self.input_gradient else None
-        return conv.conv_backward(d_y, self.x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
-                                  **self._geometry(), relu_y=relu_y, input_gradient=self.input_gradient, out=d_x)
+        return conv.conv_backward(
+            d_y, self.x, self.values["weight"], self.gradients["weight"], self.gradients["bias"],
+            **self._geometry(), relu_y=relu_y, input_gradient=self.input_gradient, out=d_x)
 
 
 @dataclass
 class Linear(Layer):
-    """Fully-connected layer with bias; maps (C, H, W, N) are read as C·H·W features. It reads all columns, or, where the
-    columns are kept apart, its own: then the weights are (outputs, features of one column)."""
+    """Fully-connected layer with bias; maps (C, H, W, N) are read as C·H·W features. It reads all columns,
+    or, where the columns are kept apart, its own: then the weights are (outputs, features of one column)."""
     outputs: int
     std: float = 0.01
     bias: float = 0.0
@@ -167,7 +179,8 @@ class Linear(Layer):
     def forward(self, x, run):
         self.x = x
         y = self.buffer("y", (len(self.values["bias"]), x.shape[-1]), x.dtype)
-        for x_g, w, b, y_g in self._by_column(self._features(x), self.values["weight"], self.values["bias"], y):
+        arrays = self._features(x), self.values["weight"], self.values["bias"], y
+        for x_g, w, b, y_g in self._by_column(*arrays):
             linear.linear_forward(x_g, w, b, out=y_g)
         return y
 
@@ -217,7 +230,8 @@ class Tanh(Layer):
 
 @dataclass
 class LRN(Layer):
-    """Local response normalization within each column, or, reading "all", across their borders; `alpha` is the formula's."""
+    """Local response normalization within each column, or, reading "all", across their borders;
+    `alpha` is the formula's."""
     k: float = 2.0
     n: int = 5
     alpha: float = 1e-4
@@ -288,15 +302,16 @@ class AveragePool(Pool):
 
 @dataclass
 class Dropout(Layer):
-    """Each neuron dropped with probability `rate` in training, all multiplied by 1 − rate at test; written over x."""
+    """Each neuron dropped with probability `rate` in training, all multiplied by 1 − rate at test;
+    written over x."""
     rate: float = 0.5
 
     def forward(self, x, run):
         if not run.training:
             return dropout.dropout_test(x, self.rate, out=x)
-        self.mask = dropout.dropout_mask(x.shape, seed=run.seed, step=run.step, layer=self.index, rate=self.rate,
-                                         first_unit=self.first_unit, first_image=run.first_image,
-                                         out=self.buffer("mask", x.shape, "bool"))
+        self.mask = dropout.dropout_mask(
+            x.shape, seed=run.seed, step=run.step, layer=self.index, rate=self.rate,
+            first_unit=self.first_unit, first_image=run.first_image, out=self.buffer("mask", x.shape, "bool"))
         return dropout.dropout_forward(x, self.mask, out=x)
 
     def backward(self, d_y):

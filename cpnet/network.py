@@ -36,16 +36,18 @@ def layer_of(name):
 
 def _rule(segments):
     """The update rule for a device's parameters."""
-    return sgd.Segments([segment.start for segment in segments], [prod(segment.shape) for segment in segments])
+    return sgd.Segments([segment.start for segment in segments],
+                        [prod(segment.shape) for segment in segments])
 
 
 class Network:
     """The net of `table` on `devices`, with fresh weights drawn from `seed`.
 
-    Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters; an undivided
-    layer lies on the first device. A device's parameters are one flat array (`values`), and so are its velocities,
-    its gradients and the layers' state, in the order in which backward produces the gradients. On GPUs, response
-    normalization and the max pooling above it are one operation, unless `fuse_pools` is False.
+    Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters;
+    an undivided layer lies on the first device. A device's parameters are one flat array (`values`),
+    and so are its velocities, its gradients and the layers' state, in the order in which backward produces
+    the gradients. On GPUs, response normalization and the max pooling above it are one operation,
+    unless `fuse_pools` is False.
 
     `kinds` says which arrays there are of each kind: {"values": {"conv1.weight": Parameter, …}, …}.
     """
@@ -114,7 +116,8 @@ class Network:
     # Arrays as wholes
 
     def _initialise(self):
-        """Section 5. The weights of the k-th array of parameters depend on the seed and k alone, whatever the placement."""
+        """Section 5. The weights of the k-th array of parameters depend on the seed and k alone,
+        whatever the placement."""
         for k, (name, parameter) in enumerate(self.parameters.items()):
             whole = np.full(parameter.shape, parameter.value, np.float32)
             if parameter.std:
@@ -160,8 +163,8 @@ class Network:
     # The passes
 
     def forward(self, images, run=None, watch=None):
-        """images (C, H, W, N), NumPy's, or a list of each device's own → logits (classes, N) on the first device, until the
-        next pass.
+        """images (C, H, W, N), NumPy's, or a list of each device's own → logits (classes, N) on the first
+        device, until the next pass.
 
         `watch(layer, outputs)`, if given, sees every layer's outputs, one array for each device.
         """
@@ -183,7 +186,8 @@ class Network:
         return self.logits
 
     def backward(self, labels, batch=None):
-        """Assigns the gradients of the loss: the sum of the last forward pass's cross-entropies, divided by `batch`.
+        """Assigns the gradients of the loss: the sum of the last forward pass's cross-entropies,
+        divided by `batch`.
 
         `labels` int (N), NumPy's or the first device's.
         `batch` is the size of the whole batch where this is only a part of it. The logits are lost.
@@ -192,7 +196,8 @@ class Network:
         self.backward_from(softmax.cross_entropy_backward(self.logits, labels, batch, out=self.logits))
 
     def backward_from(self, d_y):
-        """Assigns the gradients of any loss, given its gradient by the last forward pass's output, which may be lost."""
+        """Assigns the gradients of any loss, given its gradient by the last forward pass's output,
+        which may be lost."""
         gradients = [d_y]
         for number in reversed(range(len(self.rows))):
             row = self.rows[number]
@@ -201,8 +206,8 @@ class Network:
                 gradients = scatter_sum(gradients, self.rows[number - 1].copies)
 
     def update(self, rate, *, momentum=0.9, decay=None, loss=None):
-        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its own;
-        0 is none anywhere.
+        """One step of section 5's rule; `decay` (default: the net's) counts where a parameter has none of its
+        own; 0 is none anywhere.
 
         loss: float64, on the first device. Nothing changes if its first number is not finite.
         """
@@ -211,11 +216,13 @@ class Network:
             sgd.sgd_update_segments(*arrays, self.rules[d], momentum=momentum, loss=self._loss_on(d, loss))
 
     def set_rates(self, rate, decay=None):
-        """What `update` does first: tell the devices, where it has changed. It waits for them, so it cannot be captured."""
+        """What `update` does first: tell the devices, where it has changed.
+        It waits for them, so it cannot be captured."""
         decay = self.table.decay if decay is None else decay
         for segments, rule, values in zip(self.segments, self.rules, self.values, strict=True):
             rule.set([rate * segment.rate for segment in segments],
-                     [segment.decay if decay and segment.decay is not None else decay for segment in segments], values)
+                     [segment.decay if decay and segment.decay is not None else decay
+                      for segment in segments], values)
 
     def _loss_on(self, d, loss):
         """`loss` where device d can read it."""

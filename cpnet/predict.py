@@ -7,16 +7,20 @@ from data.sources.image import load_image
 
 
 def load_crops(paths, mean, crop):
-    """Image files → centred crops float32 (C, crop, crop, N), prepared as the training images were (section 2).
+    """Image files → centred crops float32 (C, crop, crop, N),
+    prepared as the training images were (section 2).
 
-    mean (C, H, W): the data set's mean image; its channels and size are the images'. The shorter side is scaled to that
-    size, the central square kept, and of it the central crop, as in validation. Raises DataError for a file that is no image.
+    mean (C, H, W): the data set's mean image; its channels and size are the images'. The shorter side is
+    scaled to that size, the central square kept, and of it the central crop, as in validation.
+    Raises DataError for a file that is no image.
     """
-    return central_crops(np.stack([load_image(path, mean.shape[1], channels=len(mean)) for path in paths]), mean, crop)
+    return central_crops(np.stack([load_image(path, mean.shape[1], channels=len(mean)) for path in paths]),
+                         mean, crop)
 
 
 def predict(network, mean, classes, paths, *, top=5, batch=32):
-    """For each path {"image": path, "predictions": [{"index", "class", "probability"}, …]}, the most probable first."""
+    """For each path {"image": path, "predictions": [{"index", "class", "probability"}, …]},
+    the most probable first."""
     results = []
     for start in range(0, len(paths), batch):
         some = paths[start:start + batch]

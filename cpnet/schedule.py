@@ -1,4 +1,5 @@
-"""When the learning rate is divided by 10 (section 5): three times, when the validation error has stopped improving."""
+"""When the learning rate is divided by 10 (section 5):
+three times, when the validation error has stopped improving."""
 import math
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ DROPS = 3
 
 @dataclass
 class Plateau:
-    """Divide when the validation top-1 error has had no new best for `patience` epochs, three times in all."""
+    """Divide when the validation top-1 error has had no new best for `patience` epochs,
+    three times in all."""
     patience: int
     drops: int = 0
     best: float = math.inf
@@ -25,7 +27,8 @@ class Plateau:
 
     def state(self):
         """What a checkpoint keeps."""
-        return {"drops": self.drops, "best": self.best if math.isfinite(self.best) else None, "waited": self.waited}
+        return {"drops": self.drops, "best": self.best if math.isfinite(self.best) else None,
+                "waited": self.waited}
 
     def restore(self, state):
         """Go on where `state()` was taken."""
@@ -53,7 +56,8 @@ class Fixed:
 
 
 def schedule(text, epochs):
-    """The schedule named `text`: "plateau", "constant", or epochs such as "25,51,79". Raises CpnetError for anything else."""
+    """The schedule named `text`: "plateau", "constant", or epochs such as "25,51,79".
+    Raises CpnetError for anything else."""
     if text == "plateau":
         return Plateau(patience=max(3, round(epochs / 18)))
     if text == "constant":

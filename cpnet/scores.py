@@ -1,4 +1,5 @@
-"""From probabilities to errors, tables and a picture; averages of several nets (sections 4.1 and 6, tables 1 and 2)."""
+"""From probabilities to errors, tables and a picture;
+averages of several nets (sections 4.1 and 6, tables 1 and 2)."""
 import io
 
 import h5py
@@ -22,20 +23,23 @@ PUBLISHED = {
 
 
 def scores(probabilities, labels):
-    """probabilities (N, classes), labels int (N) → {"loss", "top1", "top5", "images"}: errors as fractions; loss the mean of
-    −log p[label]. A label is among the first k where fewer than k classes are more probable."""
+    """probabilities (N, classes), labels int (N) → {"loss", "top1", "top5", "images"}: errors as fractions;
+    loss the mean of −log p[label]. A label is among the first k where fewer than k
+    classes are more probable."""
     count, classes = probabilities.shape
     right = probabilities[np.arange(count), labels]
     rank = softmax.label_rank(probabilities.T, labels)
     loss = -np.log(np.maximum(right, np.finfo(probabilities.dtype).tiny), dtype=np.float64).mean()
-    return {"loss": float(loss), "top1": float((rank >= 1).mean()), "top5": float((rank >= min(TOP, classes)).mean()),
+    return {"loss": float(loss), "top1": float((rank >= 1).mean()),
+            "top5": float((rank >= min(TOP, classes)).mean()),
             "images": count}
 
 
 def confusion(probabilities, labels):
     """int64 (classes, classes): how many images of class i were taken for class j."""
     classes = probabilities.shape[1]
-    return np.bincount(labels * classes + probabilities.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+    return np.bincount(labels * classes + probabilities.argmax(axis=1),
+                       minlength=classes**2).reshape(classes, classes)
 
 
 def by_class(probabilities, labels, names):
@@ -46,8 +50,8 @@ def by_class(probabilities, labels, names):
 
 
 def class_errors(table):
-    """Of a confusion table, for each class that has images, the worst first: (class, its error, how many images it has, the
-    other class that they are most often taken for, how many of them are)."""
+    """Of a confusion table, for each class that has images, the worst first: (class, its error, how many
+    images it has, the other class that they are most often taken for, how many of them are)."""
     counts, others = table.sum(axis=1), table - np.diag(table.diagonal())
     errors = 1 - table.diagonal() / np.maximum(counts, 1)
     return [(int(k), float(errors[k]), int(counts[k]), int(others[k].argmax()), int(others[k].max()))
@@ -55,14 +59,16 @@ def class_errors(table):
 
 
 def tables(rows):
-    """rows [(model, top-1, top-5)] on one's own images, in the form of the paper's tables 1 and 2, below what it published."""
+    """rows [(model, top-1, top-5)] on one's own images, in the form of the paper's tables 1 and 2,
+    below what it published."""
     lines = []
     for title, published in (*PUBLISHED.items(), ("these images", rows)):
         lines.append(f"{title:<34} {'top-1':>7} {'top-5':>7}")
         for model, *errors in published:
             cells = " ".join("      –" if error is None else f"{error:7.1%}" for error in errors)
             lines.append(f"  {model:<32.32} {cells}{'  published' * (published is not rows)}")
-    return "\n".join([*lines, "*: pre-trained on ImageNet 2011 Fall. Other images have other errors: compare with care."])
+    lines.append("*: pre-trained on ImageNet 2011 Fall. Other images have other errors: compare with care.")
+    return "\n".join(lines)
 
 
 def save(path, probabilities, labels, *, split, data, made_from):
@@ -84,7 +90,8 @@ def load(path):
             if file.attrs.get("format") != FORMAT:
                 return None
             if file.attrs["version"] != VERSION:
-                raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version {VERSION}")
+                raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version "
+                                 f"{VERSION}")
             return file["probabilities"][()], file["labels"][()], str(file.attrs["split"])
     except FileNotFoundError:
         raise CpnetError(f"{path}: there is no such checkpoint") from None

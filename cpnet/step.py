@@ -1,7 +1,8 @@
 """One training step of a network: forward, loss and errors, backward; then the update (section 5).
 
-What is measured stays where the logits are, so that nobody waits for a GPU: `sums` is read when somebody wants to know. A
-step whose loss is not finite changes nothing, nor does any after it: the weights are those from before.
+What is measured stays where the logits are, so that nobody waits for a GPU: `sums` is read when somebody
+wants to know. A step whose loss is not finite changes nothing, nor does any after it:
+the weights are those from before.
 """
 import numpy as np
 
@@ -11,7 +12,8 @@ from cpnet.ops import softmax
 
 
 class Step:
-    """A step of `network`, again and again. `sums`, float64 (3): the sums of losses and of top-1 errors, and the steps made."""
+    """A step of `network`, again and again.
+    `sums`, float64 (3): the sums of losses and of top-1 errors, and the steps made."""
 
     def __init__(self, network, *, seed=0, momentum=0.9, decay=None):
         self.network, self.seed, self.momentum, self.decay = network, seed, momentum, decay
@@ -29,7 +31,8 @@ class Step:
         return float(loss), int(wrong), int(steps)
 
     def __call__(self, images, labels, *, step, rate):
-        """images (C, H, W, N) and labels (N), NumPy's or the first device's. `step` is that of the dropout's draws."""
+        """images (C, H, W, N) and labels (N), NumPy's or the first device's.
+        `step` is that of the dropout's draws."""
         self.passes(images, labels, step)
         self.update(rate)
 
@@ -39,7 +42,8 @@ class Step:
         logits = self.network.forward(images, Pass(training=True, seed=self.seed, step=step))
         losses = softmax.cross_entropy_forward(logits, labels, check=False,
                                                out=self.array("losses", labels.shape, logits.dtype))
-        softmax.tally(losses, softmax.label_rank(logits, labels, out=self.array("ranks", labels.shape, np.int64)), self.sums)
+        ranks = softmax.label_rank(logits, labels, out=self.array("ranks", labels.shape, np.int64))
+        softmax.tally(losses, ranks, self.sums)
         self.network.backward(labels)
 
     def update(self, rate):

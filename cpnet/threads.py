@@ -1,8 +1,9 @@
 """How work on NumPy arrays is shared over the CPU's cores.
 
-An operation cuts its work into tasks whose results do not overlap; `parallel` lets the threads take them one by one. The
-cut depends on shapes alone, never on the number of threads, so the same inputs give the same bits on any number of cores.
-Each thread calls BLAS by itself, so BLAS is held to one thread of its own: two pools would fight for the cores.
+An operation cuts its work into tasks whose results do not overlap; `parallel` lets the threads take them one
+by one. The cut depends on shapes alone, never on the number of threads, so the same inputs give the same bits
+on any number of cores. Each thread calls BLAS by itself, so BLAS is held to one thread of its own:
+two pools would fight for the cores.
 """
 import threading
 from collections import deque
@@ -37,7 +38,8 @@ def threads() -> int:
 
 
 def parallel(body, tasks) -> None:
-    """Call `body(*task)` for each task, shared over the threads; the first error is raised here once all have stopped.
+    """Call `body(*task)` for each task, shared over the threads;
+    the first error is raised here once all have stopped.
 
     `body` must not call `parallel` itself, and no two tasks may write the same memory.
     """
@@ -74,7 +76,8 @@ def chunks(total: int, size: int):
 
 
 def scratch(name: str, shape, dtype) -> np.ndarray:
-    """This thread's working memory called `name`: uninitialised, valid until the thread asks for the name again.
+    """This thread's working memory called `name`:
+    uninitialised, valid until the thread asks for the name again.
 
     Fresh memory costs a page fault every 4 KiB; memory that is used again and again stays in the cache.
     """

@@ -1,7 +1,7 @@
 """Make the bundled data set from Fashion-MNIST's official training files: python -m data.bundle FOLDER [OUT]
 
-12,000 of the 60,000 images, 1,200 of each class: 1,000 for training and 200 for validation. The official test images
-are not used, so a result on them stays comparable with published ones.
+12,000 of the 60,000 images, 1,200 of each class: 1,000 for training and 200 for validation.
+The official test images are not used, so a result on them stays comparable with published ones.
 """
 
 import argparse
@@ -20,7 +20,8 @@ IMAGES, VAL, SEED = 12_000, 2_000, 0
 
 
 def bundle(folder, out=DEFAULT):
-    """Write the set to `out`, its licence beside it as fashion-mnist-LICENSE. The same files give the same pixels."""
+    """Write the set to `out`, its licence beside it as fashion-mnist-LICENSE.
+    The same files give the same pixels."""
     found, licence = find_idx(folder), os.path.join(folder, "LICENSE")
     if "train" not in found or not os.path.isfile(licence):
         raise DataError(f"{folder}: needs train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and LICENSE "
@@ -29,8 +30,8 @@ def bundle(folder, out=DEFAULT):
     _, kept = stratified_split(labels, IMAGES, SEED)
     images, labels = images[kept], labels[kept]
     train, val = stratified_split(labels, VAL, SEED)
-    source = (f"Fashion-MNIST (Zalando SE, MIT licence), {IMAGES} of its training images, stratified, seed {SEED}; "
-              "https://github.com/zalandoresearch/fashion-mnist")
+    source = (f"Fashion-MNIST (Zalando SE, MIT licence), {IMAGES} of its training images, stratified, seed "
+              f"{SEED}; https://github.com/zalandoresearch/fashion-mnist")
     with Writer(out, FASHION, images.shape[1:], source=source, compress=True) as writer:
         for name, part in (("train", train), ("val", val)):
             writer.add_split(name, labels[part])

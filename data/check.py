@@ -1,4 +1,5 @@
-"""Is a data set what it says? Its statistics recomputed, its classes counted, its images compared with one another."""
+"""Is a data set what it says? Its statistics recomputed, its classes counted,
+its images compared with one another."""
 
 import hashlib
 import os
@@ -13,9 +14,11 @@ from data.errors import DataError
 
 SAMPLE = 10_000  # training images that mean and colours are recomputed on; of smaller sets all
 PIECE_BYTES = 4 << 20  # pixels that a thread reads at a time
-# What may differ: five standard errors of the sample's mean (0 if the sample is the whole set), and this for rounding:
+# What may differ: five standard errors of the sample's mean (0 if the sample is the whole set),
+# and this for rounding:
 SIGMAS, MEAN_SLACK, COLOUR_SLACK = 5, 1e-3, 1e-4  # grey levels; share of the largest variance
-# Of sets stored as JPEGs, whose statistics are those of the images before that, this: sharp edges of colour lose most.
+# Of sets stored as JPEGs, whose statistics are those of the images before that, this:
+# sharp edges of colour lose most.
 JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK = 4, 0.05
 SHOWN = 5  # classes, unreadable images and the like that are named
 
@@ -28,10 +31,12 @@ class Findings:
 
 
 def check(dataset, *, sample=SAMPLE, workers=None):
-    """Look through all of an open Dataset, whose opening has checked its structure and labels. Returns Findings.
+    """Look through all of an open Dataset, whose opening has checked its structure and labels.
+    Returns Findings.
 
-    Every image is read once, on `workers` threads (default: one a core), in bounded memory: 8 bytes an image are kept.
-    sample: of how many training images, drawn at random with a fixed seed, to recompute mean and colours.
+    Every image is read once, on `workers` threads (default: one a core), in bounded memory: 8 bytes an image
+    are kept. sample: of how many training images, drawn at random with a fixed seed,
+    to recompute mean and colours.
     """
     findings, hashes, moments = Findings(), [], None
     _classes(dataset, findings)
@@ -52,7 +57,8 @@ def check(dataset, *, sample=SAMPLE, workers=None):
 def _classes(dataset, findings):
     """How many images the classes have, as a table; of more than 40 classes the smallest and the largest."""
     names = dataset.classes
-    counts = np.stack([np.bincount(split.labels, minlength=len(names)) for split in dataset.splits.values()], axis=1)
+    counts = np.stack([np.bincount(split.labels, minlength=len(names)) for split in dataset.splits.values()],
+                      axis=1)
     order = np.argsort(counts[:, 0], kind="stable")
     if len(names) <= 40:
         order, heading = np.arange(len(names)), "images of each class"
@@ -60,7 +66,8 @@ def _classes(dataset, findings):
         order = np.concatenate([order[:SHOWN], order[-SHOWN:]])
         heading = f"images of the {SHOWN} smallest and the {SHOWN} largest of {len(names):,} training classes"
     findings.facts += [heading + ":", "  " + "".join(f"{name:>12}" for name in dataset.splits)]
-    findings.facts += ["  " + "".join(f"{count:12,}" for count in counts[k]) + f"  {k} {names[k][:60]}" for k in order]
+    findings.facts += ["  " + "".join(f"{count:12,}" for count in counts[k]) + f"  {k} {names[k][:60]}"
+                       for k in order]
     findings.facts.append("  " + "".join(f"{count:12,}" for count in counts.sum(axis=0)) + "  all")
     empty = [names[k] for k in np.flatnonzero(counts[:, 0] == 0)]
     if empty:
@@ -75,8 +82,9 @@ def _some(things):
 
 
 class _Moments:
-    """Sums over the sample: count; total, squares int64 (C, H, W), of pixels and of their squares; second, fourth float64
-    (C, C), of each image's mean of (x − m)(x − m)ᵀ over its pixels and of that squared, m the set's mean colour."""
+    """Sums over the sample: count; total, squares int64 (C, H, W), of pixels and of their squares; second,
+    fourth float64 (C, C), of each image's mean of (x − m)(x − m)ᵀ over its pixels and of that squared,
+    m the set's mean colour."""
 
     def __init__(self, shape):
         self.count, self.total, self.squares = 0, np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -87,7 +95,8 @@ class _Moments:
         self.total += image
         self.squares += image.astype(np.uint16) ** 2
         x = image.reshape(len(image), -1) - centre
-        product = np.einsum("ip,jp->ij", x, x) / x.shape[1]  # not @: threads run side by side, and BLAS would start more
+        # not @: threads run side by side, and BLAS would start more
+        product = np.einsum("ip,jp->ij", x, x) / x.shape[1]
         self.second += product
         self.fourth += product**2
 
@@ -98,7 +107,8 @@ class _Moments:
 
 
 def _read(split, chosen, mean, pool, ahead, findings):
-    """Every image of a split once: their hashes uint64 (N,) and the _Moments of the `chosen` ones (bool (N,))."""
+    """Every image of a split once: their hashes uint64 (N,) and the _Moments of the
+    `chosen` ones (bool (N,))."""
     centre = mean.mean(axis=(1, 2), dtype=np.float64)[:, None]
     step = max(1, PIECE_BYTES // mean.size)
 
@@ -133,7 +143,8 @@ def _read(split, chosen, mean, pool, ahead, findings):
 
 
 def _images(split, indices, unreadable):
-    """(index, image (C, H, W)) of each; the image is None, and the reason added to `unreadable`, if it cannot be read."""
+    """(index, image (C, H, W)) of each; the image is None, and the reason added to `unreadable`,
+    if it cannot be read."""
     try:
         yield from zip(indices, split.read(indices), strict=True)
     except DataError:  # at least one of them: which?
@@ -163,8 +174,10 @@ def _copies(dataset, hashes, findings):
                 findings.warnings.append(
                     f"{len(found):,} of {len(hashes[later]):,} images of '{name}' are copies of "
                     + (f"others in '{name}'" if later == earlier else f"images of '{other}'")
-                    + f", {elsewhere:,} of them in another class; the first: {name} {index[one]} is {other} {index[like]}")
-    findings.facts.append(f"copies: {copies.sum():,} of {len(keys):,} images, compared by a hash of their pixels")
+                    + f", {elsewhere:,} of them in another class; the first: {name} {index[one]} is {other} "
+                      f"{index[like]}")
+    findings.facts.append(f"copies: {copies.sum():,} of {len(keys):,} images, compared by a hash of their "
+                          "pixels")
 
 
 def _statistics(dataset, moments, findings):
@@ -186,7 +199,8 @@ def _statistics(dataset, moments, findings):
     std, vectors = dataset.pca
     off = np.abs(vectors.T @ vectors - np.eye(3)).max()
     if not off <= 1e-6 or not (np.isfinite(std).all() and (std >= 0).all() and (np.diff(std) <= 0).all()):
-        findings.errors.append(f"/pca must hold orthonormal vectors and descending std, not {vectors.tolist()}, {std.tolist()}")
+        findings.errors.append("/pca must hold orthonormal vectors and descending std, not "
+                               f"{vectors.tolist()}, {std.tolist()}")
         return
     second = moments.second / n
     spread = np.sqrt((moments.fourth / n - second**2).clip(0))

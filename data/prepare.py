@@ -29,32 +29,39 @@ QUALITY = 95  # of the JPEGs of a jpeg store
 JPEG_SHARE = 0.25  # of the raw pixels' bytes, at most, that a photograph's JPEG is reckoned to take
 
 Prepared = namedtuple("Prepared", "out images skipped")
-Prepared.__doc__ = """out: path; images: how many there are in the file; skipped: how many could not be converted."""
+Prepared.__doc__ = """out: path; images: how many there are in the file; skipped:
+how many could not be converted."""
 
 
-def prepare(source, out, *, size=256, store="raw", val_fraction=0.1, val=5000, seed=0, workers=None, class_names=None):
-    """Make the data set `out` from what `source` holds: images (prepare_images), CIFAR-10 or IDX files. Returns Prepared.
+def prepare(source, out, *, size=256, store="raw", val_fraction=0.1, val=5000, seed=0, workers=None,
+            class_names=None):
+    """Make the data set `out` from what `source` holds: images (prepare_images), CIFAR-10 or IDX files.
+    Returns Prepared.
 
-    size, store, val_fraction, workers: of images (prepare_images); val, class_names: of IDX files and CIFAR-10
-    (prepare_arrays). Raises DataError if the source is none of these, or is not in order.
+    size, store, val_fraction, workers: of images (prepare_images); val, class_names: of IDX files and
+    CIFAR-10 (prepare_arrays). Raises DataError if the source is none of these, or is not in order.
     """
     if not os.path.exists(source):
         raise DataError(f"{source}: no such folder")
     cifar = find_cifar(source)
     if not cifar and not os.path.isdir(source):
-        raise DataError(f"{source}: is a file, not a folder of images; give the folder that holds the archives")
+        raise DataError(f"{source}: is a file, not a folder of images; give the folder that holds the "
+                        "archives")
     if cifar or find_idx(source):
         if store != "raw":
             raise DataError(f"{source}: images as small as these are stored raw; leave out --store {store}")
         return prepare_arrays(source, out, val=val, seed=seed, class_names=class_names)
-    return prepare_images(source, out, size=size, store=store, val_fraction=val_fraction, seed=seed, workers=workers)
+    return prepare_images(source, out, size=size, store=store, val_fraction=val_fraction, seed=seed,
+                          workers=workers)
 
 
 def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
-    """MNIST, Fashion-MNIST (IDX files, gzipped or not) or CIFAR-10 (binary) → `out`, at their own size. Returns Prepared.
+    """MNIST, Fashion-MNIST (IDX files, gzipped or not) or CIFAR-10 (binary) → `out`, at their own size.
+    Returns Prepared.
 
-    `val` images are split off the training files, stratified and seeded; the test files stay the split "test".
-    class_names: list of str; by default CIFAR-10's own, the clothes if the folder's name contains "fashion", or the digits.
+    `val` images are split off the training files, stratified and seeded; the test files stay the split
+    "test". class_names: list of str; by default CIFAR-10's own,
+    the clothes if the folder's name contains "fashion", or the digits.
     """
     cifar = find_cifar(source)
     if cifar:
@@ -63,7 +70,8 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
     else:
         found = {name: read_pair(*paths) for name, paths in find_idx(source).items()}
         if "train" not in found:
-            raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its train-labels-idx1-ubyte[.gz]")
+            raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its "
+                            "train-labels-idx1-ubyte[.gz]")
         names = class_names
     images, labels = found["train"]
     rest, chosen = stratified_split(labels, val, seed)
@@ -75,7 +83,8 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
                             f"the training images {images.shape[1:]}")
     names = choose_names(source, np.concatenate([part[1] for part in parts.values()]), names)
     what = "CIFAR-10" if cifar else "IDX files"
-    how = f"{what} in {os.path.basename(os.path.abspath(source))}; {val} of the training images for validation, seed {seed}"
+    folder = os.path.basename(os.path.abspath(source))
+    how = f"{what} in {folder}; {val} of the training images for validation, seed {seed}"
     with Writer(out, names, images.shape[1:], source=how) as writer:
         for name, (pixels, numbers) in parts.items():
             writer.add_split(name, numbers)
@@ -85,12 +94,14 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
 
 
 def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed=0, workers=None):
-    """Images in class folders or tars, ILSVRC as downloaded (list_source) → `out`: RGB, size×size. Returns Prepared.
+    """Images in class folders or tars, ILSVRC as downloaded (list_source) → `out`: RGB, size×size.
+    Returns Prepared.
 
     store: "raw" pixels, or "jpeg", those of quality 95; mean and colours are of the pixels before that.
-    workers: threads, one per core by default (Pillow decodes and scales outside the interpreter's lock); the file does not
-    depend on them. Killed at any moment, the same call goes on where it was (data/store/part.py). Images that cannot be
-    converted are left out and listed in OUT.skipped.jsonl, an object a line: split, index in its listing, image, reason.
+    workers: threads, one per core by default (Pillow decodes and scales outside the interpreter's lock);
+    the file does not depend on them. Killed at any moment, the same call goes on where it was
+    (data/store/part.py). Images that cannot be converted are left out and listed in OUT.skipped.jsonl,
+    an object a line: split, index in its listing, image, reason.
     """
     if size < 1:
         raise DataError(f"{source}: images of size {size} cannot be made; size must be at least 1")
@@ -101,7 +112,9 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
     except OSError as error:
         raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
     workers = workers or os.cpu_count()
-    how = f"{listing.how}; shorter side to {size}, central square" + (f", JPEG quality {QUALITY}" if store == "jpeg" else "")
+    how = f"{listing.how}; shorter side to {size}, central square"
+    if store == "jpeg":
+        how += f", JPEG quality {QUALITY}"
     job = {"size": size, "store": store, "version of Pillow": PIL.__version__, "source": how,
            "set of images": _identity(listing)}
     with Part(out, job, store, (3, size, size)) as part, ThreadPoolExecutor(workers) as pool:
@@ -115,9 +128,10 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
             if not part.stored(name):
                 first = part.skipped(name)[0]
                 part.discard()
-                raise DataError(f"{source}: none of the {len(images)} images of '{name}' can be converted, first {first[1]}: "
-                                f"{first[2]}")
-        part.finish(listing.classes, {name: labels for name, (_, labels) in listing.parts.items()}, how, listing.synsets)
+                raise DataError(f"{source}: none of the {len(images)} images of '{name}' can be converted, "
+                                f"first {first[1]}: {first[2]}")
+        part.finish(listing.classes, {name: labels for name, (_, labels) in listing.parts.items()}, how,
+                    listing.synsets)
         return Prepared(out, sum(part.stored(name) for name in listing.parts), len(part.skipped()))
 
 
@@ -135,8 +149,8 @@ def _check_space(part, listing):
     need = sum((len(images) - part.handled(name)) * image for name, (images, _) in listing.parts.items())
     free = shutil.disk_usage(part.folder).free
     if need > free:
-        raise DataError(f"{part.out}: needs {need / 1e9:.1f} GB, {os.path.dirname(os.path.abspath(part.out))} has "
-                        f"{free / 1e9:.1f} GB free")
+        raise DataError(f"{part.out}: needs {need / 1e9:.1f} GB, "
+                        f"{os.path.dirname(os.path.abspath(part.out))} has {free / 1e9:.1f} GB free")
 
 
 def _convert(part, name, images, pool, ahead):
@@ -147,7 +161,8 @@ def _convert(part, name, images, pool, ahead):
         try:
             for start in range(begin, len(images), PIECE):
                 while len(pending) < ahead and (following := next(starts, None)) is not None:
-                    pending.append(pool.submit(_piece, images, following, part.shape[1], part.store, name == "train"))
+                    pending.append(pool.submit(_piece, images, following, part.shape[1], part.store,
+                                               name == "train"))
                 part.append(*pending.popleft().result())
                 progress.update(min(PIECE, len(images) - start))
         finally:
@@ -161,7 +176,8 @@ def _piece(images, start, size, store, sums):
     pixels, skipped = np.empty((stop - start, 3, size, size), np.uint8), []
     for index in range(start, stop):
         try:
-            pixels[index - start - len(skipped)] = load_image(io.BytesIO(images.read(index)), size, name="image")
+            encoded = io.BytesIO(images.read(index))
+            pixels[index - start - len(skipped)] = load_image(encoded, size, name="image")
         except SourceError:
             raise  # not the image's fault
         except DataError as error:
@@ -182,7 +198,8 @@ def _jpeg(pixels):
 
 
 def synthetic(out, images=1000, classes=1000, size=256, seed=0):
-    """Random noise shaped like ImageNet, for measuring speed: `images` for training, a twentieth more for validation."""
+    """Random noise shaped like ImageNet, for measuring speed:
+    `images` for training, a twentieth more for validation."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     if images < 1:
         raise DataError(f"{out}: a synthetic set needs at least 1 image, not {images}")

@@ -14,9 +14,11 @@ PIECE_BYTES = 16 << 20  # pixels in memory at a time
 
 
 def choose_classes(dataset, text):
-    """The labels, ascending, of the classes that `text` names: "0-4", "3,7-9", "Bag,Coat", or WNIDs where there are some.
+    """The labels, ascending, of the classes that `text` names:
+    "0-4", "3,7-9", "Bag,Coat", or WNIDs where there are some.
 
-    What is no class's whole name is a number or a range of numbers. Raises DataError for a class that is not there.
+    What is no class's whole name is a number or a range of numbers.
+    Raises DataError for a class that is not there.
     """
     names, last = [*enumerate(dataset.classes), *enumerate(synsets(dataset) or ())], len(dataset.classes) - 1
     chosen = set()
@@ -24,7 +26,8 @@ def choose_classes(dataset, text):
         labels = [label for label, name in names if name == part]
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if len(labels) > 1:
-            raise DataError(f"{dataset.path}: {part} is the name of classes {labels[0]} and {labels[1]}; give the number")
+            raise DataError(f"{dataset.path}: {part} is the name of classes {labels[0]} and {labels[1]}; "
+                            "give the number")
         if not labels and span:
             labels = range(int(span[1]), int(span[2] or span[1]) + 1)
         if not labels or labels[-1] > last:
@@ -41,10 +44,12 @@ def synsets(dataset):
 
 
 def subset(dataset, out, classes):
-    """Write the images of `classes` (labels, ascending) of an open Dataset to `out`, every split's, labels renumbered.
+    """Write the images of `classes` (labels, ascending) of an open Dataset to `out`, every split's,
+    labels renumbered.
 
-    The pixels are stored raw, JPEGs decoded; mean image and colours are exactly those of the new training set. Returns how
-    many images there are. Raises DataError where `out` exists or a split has no image of these classes.
+    The pixels are stored raw, JPEGs decoded; mean image and colours are exactly those of the new training
+    set. Returns how many images there are.
+    Raises DataError where `out` exists or a split has no image of these classes.
     """
     if os.path.exists(out):
         raise DataError(f"{out}: exists already; delete it, or name another file")

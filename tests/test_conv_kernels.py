@@ -12,6 +12,7 @@ import pytest
 from cpnet.gpu import memory
 from cpnet.ops import conv
 from cpnet.ops.conv import launches, passes
+from cpnet.ops.conv.sizes import sizes_of
 from tests import cuemu, mutants
 from tests.conftest import CuemuBackend
 from tests.test_conv import Case
@@ -175,7 +176,7 @@ def test_few_blocks_share_out_their_sums(monkeypatch, grid, terms, parts):
 
 def test_sizes_beyond_31_bits():
     with pytest.raises(ValueError, match=r"x \(3, 30000, 30000\) is too large"):
-        launches._sizes((3, 30000, 30000, 1), (1, 3, 3, 3), (1, 9, 9, 1), 1, (0, 0), 1)
+        sizes_of((3, 30000, 30000, 1), (1, 3, 3, 3), (1, 9, 9, 1), 1, (0, 0), 1)
 
 
 # Mutants

@@ -44,7 +44,7 @@ def launched(monkeypatch):
             names.append((name, options["defines"]))
         return original(file, name, *arguments, **options)
 
-    for module in kernels, launches, passes:
+    for module in tensor, launches, passes:
         monkeypatch.setattr(module, "launch", noted)
     return names
 
@@ -116,7 +116,7 @@ def test_tiles(monkeypatch, launched, math, rows):
     """Those of alexnet, each just overfull, so that there are several, the last of them nearly empty."""
     for table in "TILES", "WEIGHT_TILES":
         monkeypatch.setitem(getattr(tensor, table), math, {rows: getattr(tensor, table)[math][rows]})
-    columns = tensor.WEIGHT_TILES[math][rows][0]
+    columns = tensor.WEIGHT_TILES[math][rows].columns
     compare(Case((columns // 4 + 1, 2, 5, 4), (rows + 3, 2, 2)), math)
     assert {defines["ROWS"] for _, defines in launched} == {rows}
 
@@ -236,8 +236,8 @@ def test_no_bank_is_met_twice():
     lanes = np.arange(32)
     g, t = lanes // 4, lanes % 4
     for math in precision.MATH:
-        for rows, (columns, *_) in tensor.TILES[math].items():
-            assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (columns + 8) + g, 1) == 1
+        for rows, tile in tensor.TILES[math].items():
+            assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (tile.columns + 8) + g, 1) == 1
     text = source.text(FOLDER / "tensor_weights.cu")
     probe = 'extern "C" __global__ void probe(int* to, int k) { int l = threadIdx.x; to[l] = at(l % 16, k + l / 16 * 4); }'
     macros = {"ROWS": 32, "COLUMNS": 32, "TM": 32, "TN": 32, "STAGES": 2, "VECTOR": 4, "SPLIT": 1}
@@ -264,7 +264,7 @@ CASES = {  # for a kernel file: cases by arrays of the device; small tiles, so t
                             Case((33, 5, 3, 32), (2, 1, 1), pad=(1, 1))],
     "passes": [Case((2, 3, 3, 7), (17, 2, 2)), Case((2, 9, 9, 60), (2, 1, 1))],
 }
-TINY = {"TILES": {16: (64, 16, 16)}, "WEIGHT_TILES": {16: (32, 16, 16)}}
+TINY = {"TILES": {16: tensor.Tile(64, 16, 16)}, "WEIGHT_TILES": {16: tensor.Tile(32, 16, 16)}}
 
 # Edits by hand of what mutate.py leaves alone: what to replace, and by what.
 EDITS = {

@@ -140,7 +140,7 @@ MUTANTS = {
     "wait: does not wait": (
         nvidia, "        event.synchronize()\n", "        pass\n", feeds),
     "capture: in a stream that the default one does not wait for": (
-        nvidia, "self.cupy.cuda.Stream()  # not", "self.cupy.cuda.Stream(non_blocking=True)  # not", unnoticed),
+        nvidia, "stream = self.cupy.cuda.Stream()\n", "stream = self.cupy.cuda.Stream(non_blocking=True)\n", unnoticed),
     "a graph is launched on the current device": (
         nvidia, "        self.platform.use(self.device)\n", "", replay),
     "feed: a slot is filled before it was copied": (

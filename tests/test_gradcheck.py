@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from cpnet import gradcheck, layers
-from cpnet.gradcheck import TOLERANCE, check_gradient, every_layer, network, operations, relative_error, report
+from cpnet.gradcheck import (
+    TOLERANCE,
+    check_gradient,
+    every_layer,
+    network,
+    operations,
+    relative_error,
+    report,
+)
 from cpnet.ops import pointwise
 
 ROWS = list(operations())

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from cpnet.ops.pool import average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward, pool_size
+from cpnet.ops.pool import (
+    average_pool_backward,
+    average_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+    pool_size,
+)
 from tests import reference
 
 # (C, H, W, N), z, s, ceil

@@ -79,8 +79,8 @@ def main(words):
             top = min(scores.TOP, len(dataset.classes))
             for name, row in rows.items():
                 which = f"{name}: " if len(rows) > 1 else ""
-                print(f"{which}{options.split}, {row['images']:,} images, {views}: top-1 error {row['top1']:.2%}, "
-                      f"top-{top} error {row['top5']:.2%}, loss {row['loss']:.4f}")
+                print(f"{which}{options.split}, {row['images']:,} images, {views}: top-1 error "
+                      f"{row['top1']:.2%}, top-{top} error {row['top5']:.2%}, loss {row['loss']:.4f}")
         if options.table:
             lines = []
             for name, row in rows.items():

@@ -88,10 +88,11 @@ def main(words):
 
 
 def find_best(options, unit, own, level, epoch, shared):
-    """Find the best rate of one kind of unit. Returns (short trials, trials to the level, the best of these first).
+    """Find the best rate of one kind of unit.
+    Returns (short trials, trials to the level, the best of these first).
 
-    Short trials find the best rate of a coarse grid. That rate and its neighbours are then trained to the level.
-    A rate that had a short trial goes on from it.
+    Short trials find the best rate of a coarse grid. That rate and its neighbours are then trained to the
+    level. A rate that had a short trial goes on from it.
     """
     def attempt(place, epochs):
         rate = float(f"{own * 2**place:.3g}")

@@ -1,12 +1,17 @@
-"""A trained net as an ONNX file: pixels in, probabilities out, the same as `predict` gives for the central crop.
+"""A trained net as an ONNX file: pixels in, probabilities out,
+the same as `predict` gives for the central crop.
 
     image float32 (N, C, crop, crop), RGB or grey, 0…255  →  probabilities float32 (N, classes)
 
-The mean is subtracted inside, dropout's factor is in the weights that follow it. What ONNX sees otherwise than we do:
+The mean is subtracted inside, dropout's factor is in the weights that follow it.
+What ONNX sees otherwise than we do:
 
-- response normalization divides α by n, so it is given α·n; and it knows no columns, so they are split, normalised, joined;
-- a pooling window that hangs over the edge is one that reads padding, which counts neither for the largest nor for the mean;
-- a fully-connected layer of which each column reads only its own features is a convolution of 1×1 maps with groups.
+- response normalization divides α by n, so it is given α·n; and it knows no columns, so they are split,
+  normalised, joined;
+- a pooling window that hangs over the edge is one that reads padding, which counts neither for the largest
+  nor for the mean;
+- a fully-connected layer of which each column reads only its own features is a convolution of 1×1 maps with
+  groups.
 """
 import json
 
@@ -16,7 +21,8 @@ from cpnet.errors import CpnetError
 from cpnet.formats.export import INPUT, describe, fold_dropout, groups, optional
 from cpnet.layers import LRN, AveragePool, Conv, Dropout, Linear, MaxPool, ReLU, Tanh
 
-OPSET, IR = 11, 6  # of ONNX 1.6 (2019): the operators have all that is needed, and nearly every reader knows them
+# of ONNX 1.6 (2019): the operators have all that is needed, and nearly every reader knows them
+OPSET, IR = 11, 6
 
 
 def to_onnx(trained):
@@ -27,10 +33,12 @@ def to_onnx(trained):
     model.opset_import.add(version=OPSET)
     onnx.helper.set_model_props(model, {
         "classes": json.dumps(trained.classes, ensure_ascii=False),
-        "description": json.dumps({**describe(table, folded=True), "run": trained.settings}, ensure_ascii=False)})
+        "description": json.dumps({**describe(table, folded=True), "run": trained.settings},
+                                  ensure_ascii=False)})
     graph = model.graph
     graph.name = table.settings["name"]
-    for end, name, shape in (graph.input, "image", table.image), (graph.output, "probabilities", [len(trained.classes)]):
+    ends = (graph.input, "image", table.image), (graph.output, "probabilities", [len(trained.classes)])
+    for end, name, shape in ends:
         end.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *shape]))
     nodes = [("Sub", ["image", "mean"], ["centred"], {})]
     constants = {"mean": _central(trained.mean, table.image)}
@@ -68,23 +76,27 @@ def _central(mean, image):
 
 
 def _nodes(layer, x, y, shape, out, parts):
-    """Yields (operator, inputs, outputs, attributes) that make the layer's output, tensor `y`, of its input, tensor `x`.
+    """Yields (operator, inputs, outputs, attributes) that make the layer's output, tensor `y`, of its input,
+    tensor `x`.
 
-    shape, out: an image's input and output, as in Table.shapes. parts: the blocks of maps that are read apart.
+    shape, out: an image's input and output, as in Table.shapes.
+    parts: the blocks of maps that are read apart.
     """
     parameters = [f"{layer.name}.weight", f"{layer.name}.bias"]
     match layer:
         case Conv():
             before, after = layer.pads
-            yield "Conv", [x, *parameters], [y], {"kernel_shape": [layer.size] * 2, "strides": [layer.stride] * 2,
-                                                  "pads": [before, before, after, after], "group": parts}
+            yield "Conv", [x, *parameters], [y], {
+                "kernel_shape": [layer.size] * 2, "strides": [layer.stride] * 2,
+                "pads": [before, before, after, after], "group": parts}
         case Linear() if parts == 1:
             yield "Flatten", [x], [f"{y}_features"], {"axis": 1}
             yield "Gemm", [f"{y}_features", *parameters], [y], {"transB": 1}
         case Linear():
             yield "Flatten", [x], [f"{y}_features"], {"axis": 1}
             yield "Unsqueeze", [f"{y}_features"], [f"{y}_maps"], {"axes": [2, 3]}
-            yield "Conv", [f"{y}_maps", *parameters], [f"{y}_columns"], {"kernel_shape": [1, 1], "group": parts}
+            attributes = {"kernel_shape": [1, 1], "group": parts}
+            yield "Conv", [f"{y}_maps", *parameters], [f"{y}_columns"], attributes
             yield "Flatten", [f"{y}_columns"], [y], {"axis": 1}
         case ReLU() | Tanh():
             yield "Relu" if isinstance(layer, ReLU) else "Tanh", [x], [y], {}
@@ -99,7 +111,8 @@ def _nodes(layer, x, y, shape, out, parts):
                 yield "LRN", [one], [other], constants
             yield "Concat", after, [y], {"axis": 1}
         case MaxPool() | AveragePool():
-            over = [max(0, (windows - 1) * layer.s + layer.z - size) for windows, size in zip(out[1:], shape[1:], strict=True)]
+            over = [max(0, (windows - 1) * layer.s + layer.z - size)
+                    for windows, size in zip(out[1:], shape[1:], strict=True)]
             yield "MaxPool" if isinstance(layer, MaxPool) else "AveragePool", [x], [y], {
                 "kernel_shape": [layer.z] * 2, "strides": [layer.s] * 2, "pads": [0, 0, *over]}
         case _:

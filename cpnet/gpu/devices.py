@@ -50,16 +50,19 @@ class Gpu(Device):
 
 
 def named(text, columns):
-    """The devices named by `text`, such as "cpu", "cpu,cpu", "0" or "0,1". Raises CpnetError for what does not fit."""
+    """The devices named by `text`, such as "cpu", "cpu,cpu", "0" or "0,1".
+    Raises CpnetError for what does not fit."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name != "cpu" and not (name.isascii() and name.isdigit()):
-            raise CpnetError(f"--devices {text}: there is no device {name!r}: name cpu, or GPUs by number, such as 0 or 0,1")
+            raise CpnetError(f"--devices {text}: there is no device {name!r}: name cpu, or GPUs by number, "
+                             "such as 0 or 0,1")
     if "cpu" in names and set(names) != {"cpu"}:
         raise CpnetError(f"--devices {text}: a net lies on CPUs or on GPUs, not on both")
     if columns % len(names):
-        raise CpnetError(f"--devices {text}: {columns} column{'s' * (columns > 1)} cannot be shared evenly by "
-                         f"{len(names)} devices: name {' or '.join(str(d) for d in range(1, columns + 1) if columns % d == 0)}")
+        raise CpnetError(f"--devices {text}: {columns} column{'s' * (columns > 1)} cannot be shared evenly "
+                         f"by {len(names)} devices: name "
+                         f"{' or '.join(str(d) for d in range(1, columns + 1) if columns % d == 0)}")
     return [Device(name) if name == "cpu" else _gpu(text, int(name)) for name in names]
 
 
@@ -100,7 +103,8 @@ def best(columns):
     most = max(min(len(numbers), columns) for numbers in alike.values())
     share = max(d for d in range(1, most + 1) if columns % d == 0)
     groups = [numbers[:share] for numbers in alike.values() if len(numbers) >= share]
-    chosen = max(groups, key=lambda numbers: platform.processors(numbers[0]))  # of equally large ones, the first
+    # of equally large ones, the first
+    chosen = max(groups, key=lambda numbers: platform.processors(numbers[0]))
     text = ",".join(map(str, chosen))
     line = f"--devices {text}, {platform.name(chosen[0])}" + ", each with columns of its own" * (share > 1)
     idle = [f"{number} ({platform.name(number)})" for number in range(count) if number not in chosen]
@@ -110,24 +114,27 @@ def best(columns):
 
 
 def remarks(devices):
-    """Lines that a person should read about a placement: what --math cannot do there, GPUs that are unequal, or cannot reach
-    each other's memory."""
+    """Lines that a person should read about a placement:
+    what --math cannot do there, GPUs that are unequal, or cannot reach each other's memory."""
     numbers = sorted({device.number for device in devices if isinstance(device, Gpu)})
     lines = []
     if math() == "tf32":
-        lines += [f"--math tf32 changes nothing on {device.name}: it has no tensor cores for that" for device in
-                  dict.fromkeys(devices) if not (isinstance(device, Gpu) and gpus().tensor_cores(device.number))]
+        for device in dict.fromkeys(devices):
+            if not (isinstance(device, Gpu) and gpus().tensor_cores(device.number)):
+                lines.append(f"--math tf32 changes nothing on {device.name}: "
+                             "it has no tensor cores for that")
     if len(numbers) < 2:
         return lines
     platform = gpus()
     if len({platform.name(number) for number in numbers}) > 1:
         names = ", ".join(platform.name(number) for number in numbers)
-        lines.append(f"the GPUs are unequal ({names}): the fastest waits for the slowest; the fastest alone may be faster")
+        lines.append(f"the GPUs are unequal ({names}): the fastest waits for the slowest; the fastest alone "
+                     "may be faster")
     apart = []
     for one, other in itertools.combinations(numbers, 2):
         if not (platform.reaches(one, other) and platform.reaches(other, one)):
             apart.append(f"{one} and {other}")
     if apart:
-        lines.append(f"GPUs {', '.join(apart)} cannot reach each other's memory: what crosses between them is staged in pinned "
-                     "host memory, which is slower")
+        lines.append(f"GPUs {', '.join(apart)} cannot reach each other's memory: what crosses between them "
+                     "is staged in pinned host memory, which is slower")
     return lines

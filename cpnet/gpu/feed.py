@@ -1,12 +1,14 @@
 """Between the loader and the net: a data set's batches on the net's devices.
 
-On a CPU the loader's batches are passed on. A GPU is sent bytes. For batch k, what the CPU gives the device is
+On a CPU the loader's batches are passed on. A GPU is sent bytes.
+For batch k, what the CPU gives the device is
 
     uploads:    [pinned slot → bytes k mod 2] → event "arrived"
     computing:  wait for "arrived" → [ops/crops: bytes → floats] → event "used" → [the step]
 
-and the upload of batch k + 2, into the same bytes, waits for "used": so batch k + 1 is copied while step k computes, and the
-CPU waits for none of it. The slot is filled anew by a thread of the loader, and that thread waits for "arrived".
+and the upload of batch k + 2, into the same bytes, waits for "used": so batch k + 1 is copied while step k
+computes, and the CPU waits for none of it.
+The slot is filled anew by a thread of the loader, and that thread waits for "arrived".
 """
 import functools
 import os
@@ -23,21 +25,27 @@ from data.loading.packed import unpack
 SLOW = 0.1  # share of an epoch spent waiting for images from which on a person is told
 
 Sent = namedtuple("Sent", "indices labels shape turn arrived")
-Sent.__doc__ = "A batch on its way: indices; how many labels; shape of its views; its buffer, 0 or 1; each lane's event."
+Sent.__doc__ = """A batch on its way: indices; how many labels; shape of its views; its buffer, 0 or 1;
+each lane's event."""
 
 
 class Feed:
-    """The batches of one epoch of a split for `network`: a context manager and an iterator over data.loading.loader.Batch.
+    """The batches of one epoch of a split for `network`:
+    a context manager and an iterator over data.loading.loader.Batch.
 
-    options: the Loader's. Batch.images is what Network.forward takes: floats (C, crop, crop, N), on GPUs a list with each
-    device's own; Batch.labels are NumPy's or the first device's. A batch is valid until the next one is asked for. On a GPU
-    it lies at the same place each time, for every Feed of the network, so only one Feed may be in use at a time.
+    options: the Loader's. Batch.images is what Network.forward takes: floats (C, crop, crop, N), on GPUs a
+    list with each device's own; Batch.labels are NumPy's or the first device's. A batch is valid until the
+    next one is asked for. On a GPU it lies at the same place each time, for every Feed of the network,
+    so only one Feed may be in use at a time.
     """
 
     def __init__(self, network, dataset, split, **options):
         self.network, self.mean, self.on_gpu = network, dataset.mean, platform.on_gpu(network.values[0])
         if self.on_gpu:
-            options |= {"raw": True, "allocate": lambda shape, dtype: memory.pinned(network.values[0], *shape)}
+            def allocate(shape, dtype):
+                return memory.pinned(network.values[0], *shape)
+
+            options |= {"raw": True, "allocate": allocate}
         self.loader = Loader(dataset, split, crop=network.table.image[1], dtype=network.dtype, **options)
         self.threads = options.get("threads", 1)
         self.lanes = {}  # device: its lane
@@ -67,7 +75,8 @@ class Feed:
         self.close()
 
     def close(self):
-        """End the loader's threads. The pinned slots may be freed afterwards, so this waits for the last copy out of them."""
+        """End the loader's threads. The pinned slots may be freed afterwards,
+        so this waits for the last copy out of them."""
         self.loader.close()
         for lane in self.lanes.values():
             if lane.arrived:
@@ -96,14 +105,15 @@ class Feed:
 
 
 def _wait(lanes, events):
-    """Returns when all these events, by device, have passed. No method of Feed: the ring of slots holds on to it, and must
-    not hold on to the Feed, so that slots are given back when the Feed is dropped."""
+    """Returns when all these events, by device, have passed. No method of Feed: the ring of slots holds on to
+    it, and must not hold on to the Feed, so that slots are given back when the Feed is dropped."""
     for device, event in events.items():
         lanes[device].wait(event)
 
 
 class Lane:
-    """One device's side: bytes of two batches, floats and labels of one, in the memory of its copy of the first layer."""
+    """One device's side: bytes of two batches, floats and labels of one,
+    in the memory of its copy of the first layer."""
 
     def __init__(self, part, mean, batch):
         views, channels, crop, _ = batch.packed.images.shape
@@ -127,7 +137,8 @@ class Lane:
         packed = unpack(self.bytes[sent.turn], sent.labels, sent.shape, self.dtype)
         views, channels, crop, _ = sent.shape
         x = self.floats[:prod(sent.shape)].reshape(channels, crop, crop, views)
-        crops.center_crops(packed.images, self.mean, packed.top, packed.left, packed.mirror, packed.shift, out=x)
+        crops.center_crops(packed.images, self.mean, packed.top, packed.left, packed.mirror,
+                           packed.shift, out=x)
         memory.copy([(self.labels[:sent.labels], packed.labels)])
         self.used[sent.turn] = memory.mark(self.mean)
         return x

@@ -1,8 +1,10 @@
-"""The training step as two CUDA graphs, forward with backward and the update: the CPU launches twice, not seventy times.
+"""The training step as two CUDA graphs, forward with backward and the update:
+the CPU launches twice, not seventy times.
 
-A graph repeats the very same launches: same kernels, same memory, same numbers. So what changes from step to step lies in
-memory: images and labels in arrays that stay, the step's number (by which dropout draws) in `sums`, the learning rates in
-the update rule's table. A step must allocate nothing and wait for nothing; capturing raises an error if it does.
+A graph repeats the very same launches: same kernels, same memory, same numbers. So what changes from step to
+step lies in memory: images and labels in arrays that stay, the step's number (by which dropout draws) in
+`sums`, the learning rates in the update rule's table.
+A step must allocate nothing and wait for nothing; capturing raises an error if it does.
 """
 from cpnet.errors import CpnetError
 from cpnet.gpu import memory
@@ -11,7 +13,8 @@ from cpnet.step import Step
 
 
 def capture(like, work):
-    """What `work()` launches on the GPU of `like`, not run but recorded: an object whose `launch()` runs all of it.
+    """What `work()` launches on the GPU of `like`, not run but recorded:
+    an object whose `launch()` runs all of it.
 
     Raises an error for what cannot be repeated so: a copy to or from the host, an allocation.
     """
@@ -25,14 +28,16 @@ def check(network, wanted=True):
 
 
 class GraphStep(Step):
-    """A Step on one GPU. The first call runs as it is (it compiles, and sets memory aside), the second is captured."""
+    """A Step on one GPU. The first call runs as it is (it compiles, and sets memory aside),
+    the second is captured."""
 
     def __init__(self, network, **options):
         check(network)
         super().__init__(network, **options)
         self.graphs = {}  # by name; None where the work has been done once
         self.inputs = {}  # images and labels, where the graph reads them
-        self.kept = []  # what the graphs use, should a larger batch of somebody else's take its place in the layers
+        # what the graphs use, should a larger batch of somebody else's take its place in the layers
+        self.kept = []
 
     def passes(self, images, labels, step):
         """As Step.passes; the step's number is `sums`' own, which `restart` sets."""
@@ -54,7 +59,8 @@ class GraphStep(Step):
         self.graphs[name].launch()
 
     def _fixed(self, name, values):
-        """The values in the array that the graph reads: the one that feed.py fills, so what comes from there stays."""
+        """The values in the array that the graph reads:
+        the one that feed.py fills, so what comes from there stays."""
         (values,) = values if isinstance(values, list) else [values]
         if name not in self.inputs:
             self.inputs[name] = self.network.rows[0].copies[0].buffer(name, values.shape, values.dtype)

@@ -1,14 +1,17 @@
 """The one gate to kernels: compiles a .cu once a device, checks every argument, launches.
 
-CuPy passes on whatever it is given: a Python float as 8 bytes where the kernel reads 4, a transposed view as if it were
-contiguous, an array of another device. Here each argument is held against the kernel's own signature first.
+CuPy passes on whatever it is given: a Python float as 8 bytes where the kernel reads 4, a transposed view as
+if it were contiguous, an array of another device.
+Here each argument is held against the kernel's own signature first.
 
 An operation writes `if on_gpu(x):` and then
 
-    launch(__file__, "lrn_forward", blocks(pixels, THREADS), THREADS, x, y, pixels, k, defines={"THREADS": THREADS})
+    launch(__file__, "relu_forward", blocks(count, THREADS), THREADS, x, y, count,
+           defines={"THREADS": THREADS})
 
-for the kernel `lrn_forward` of the .cu beside it. In that file `real` is the dtype of its `real*` arguments. Kernels are
-declared `extern "C" __global__ void name(...)`. CuPy is imported when a GPU is asked for, and not without.
+for the kernel `relu_forward` of the .cu beside it. In that file `real` is the dtype of its `real*` arguments.
+Kernels are declared `extern "C" __global__ void name(...)`.
+CuPy is imported when a GPU is asked for, and not without.
 """
 import operator
 
@@ -18,7 +21,8 @@ from cpnet.gpu.platform import of_type
 from cpnet.gpu.source import path_of, signatures, text
 
 GRID = 2**31 - 1, 65535, 65535  # blocks at most, by axis
-DEFAULT_SHARED = 32 << 10  # bytes of dynamic shared memory that a kernel has without asking: 48 KiB less its own arrays
+# bytes of dynamic shared memory that a kernel has without asking: 48 KiB less its own arrays
+DEFAULT_SHARED = 32 << 10
 _DTYPES = {name: np.dtype(code) for name, code in {
     "float": "f4", "double": "f8", "int": "i4", "unsigned": "u4", "unsigned int": "u4", "long long": "i8",
     "unsigned long long": "u8", "unsigned char": "u1", "bool": "?"}.items()}
@@ -42,9 +46,9 @@ def expect(kernel, shape, **arrays):
 def launch(file, name, grid, block, *args, shared=0, defines=None):
     """Run kernel `name` of the .cu beside `file` on the device of its arrays, in the current stream.
 
-    grid, block: an int or up to three. shared: bytes of dynamic shared memory. defines: macros for the text, in Python's
-    hands: tile sizes, and types such as {"label": "int"}. Python numbers become the parameters' own types. Raises
-    TypeError for an argument that does not fit its parameter. An empty grid does nothing.
+    grid, block: an int or up to three. shared: bytes of dynamic shared memory. defines: macros for the text,
+    in Python's hands: tile sizes, and types such as {"label": "int"}. Python numbers become the parameters'
+    own types. Raises TypeError for an argument that does not fit its parameter. An empty grid does nothing.
     """
     defines = dict(defines or {})
     kernels = signatures(file)
@@ -61,7 +65,8 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
     function = _functions.get((name, *key))
     if function is None:
         if key not in _modules:
-            # In the text and not as options: CuPy compiles an empty text for each set of options, in every process.
+            # In the text and not as options: CuPy compiles an empty text for each set of options,
+            # in every process.
             head = "".join(f"#define {macro} {value}\n" for macro, value in sorted(defines.items()))
             _modules[key] = platform.module(head + text(path_of(file)))
         function = _functions[name, *key] = _modules[key].get_function(name)
@@ -71,9 +76,11 @@ def launch(file, name, grid, block, *args, shared=0, defines=None):
 
 
 def _arguments(name, parameters, args, defines):
-    """(platform, device, values): arrays as they are, numbers as NumPy scalars. Defines `real`, float by default."""
+    """(platform, device, values): arrays as they are, numbers as NumPy scalars.
+    Defines `real`, float by default."""
     if len(args) != len(parameters):
-        raise TypeError(f"{name} takes {len(parameters)} arguments ({', '.join(p for _, _, p in parameters)}), not {len(args)}")
+        raise TypeError(f"{name} takes {len(parameters)} arguments "
+                        f"({', '.join(p for _, _, p in parameters)}), not {len(args)}")
     platform = device = None
     values = []
     for (kind, pointer, parameter), arg in zip(parameters, args, strict=True):
@@ -101,7 +108,8 @@ def _arguments(name, parameters, args, defines):
     if platform is None:
         raise TypeError(f"{name} has no array among its arguments")
     defines.setdefault("real", "float")
-    return platform, device, tuple(_scalar(*value, defines) if isinstance(value, tuple) else value for value in values)
+    return platform, device, tuple(_scalar(*value, defines) if isinstance(value, tuple) else value
+                                   for value in values)
 
 
 def _scalar(kind, where, value, defines):
@@ -118,5 +126,6 @@ def _scalar(kind, where, value, defines):
 def _dtype(kind, defines, where):
     kind = defines.get(kind, kind)
     if kind not in _DTYPES:
-        raise TypeError(f"{where}: cpnet/gpu/kernels.py does not know the type {kind!r}; one of {', '.join(_DTYPES)}")
+        raise TypeError(f"{where}: cpnet/gpu/kernels.py does not know the type {kind!r}; one of "
+                        f"{', '.join(_DTYPES)}")
     return _DTYPES[kind]

@@ -1,4 +1,5 @@
-"""Arrays on GPUs: allocated, copied, and waited for. NumPy's arrays are taken as they are, so that who calls need not ask."""
+"""Arrays on GPUs: allocated, copied, and waited for.
+NumPy's arrays are taken as they are, so that who calls need not ask."""
 from math import prod
 
 import numpy as np
@@ -10,10 +11,12 @@ _workspaces = {}  # (platform, device, name, dtype): arrays, the last and larges
 
 
 def workspace(name, shape, dtype, like):
-    """The array called `name` where `like` is, uninitialised: the same memory at every call, as long as `shape` fits.
+    """The array called `name` where `like` is, uninitialised:
+    the same memory at every call, as long as `shape` fits.
 
-    So a step allocates nothing, and its kernels find what they share at the same place. Whoever asks for the name next, on
-    the same device, may write over it. Outgrown memory is kept: a captured graph may still use it.
+    So a step allocates nothing, and its kernels find what they share at the same place.
+    Whoever asks for the name next, on the same device, may write over it.
+    Outgrown memory is kept: a captured graph may still use it.
     """
     platform = platform_of(like)
     device, dtype, size = platform.device(like), np.dtype(dtype), prod(shape)
@@ -30,7 +33,8 @@ def empty(shape, dtype, like):
 
 
 def empty_on(platform, device, shape, dtype, images):
-    """An uninitialised array on a device. Raises CpnetError where there is no room for a batch of so many images."""
+    """An uninitialised array on a device.
+    Raises CpnetError where there is no room for a batch of so many images."""
     platform.use(device)
     try:
         return platform.empty(shape, dtype)
@@ -44,7 +48,8 @@ def no_room(asked, free, images):
     fits = min(images // 2, images * free // max(asked, 1))
     fits = 1 << fits.bit_length() - 1 if fits else 0
     advice = f"; a batch of {fits} instead of {images} may fit" if fits else "; this net needs a larger GPU"
-    return CpnetError(f"out of GPU memory: asked for {asked / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free{advice}")
+    return CpnetError(f"out of GPU memory: asked for {asked / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are "
+                      f"free{advice}")
 
 
 def address(array):
@@ -76,7 +81,8 @@ def copy(pairs):
     On GPUs this is ordered with what kernels do before and after, and the CPU does not wait.
     """
     for to, source in pairs:
-        if to.shape != source.shape or to.dtype != source.dtype or of_type(type(to)) is not of_type(type(source)):
+        alike = to.shape == source.shape and to.dtype == source.dtype
+        if not alike or of_type(type(to)) is not of_type(type(source)):
             raise TypeError(f"copy: from {source.dtype} {source.shape} to {to.dtype} {to.shape}, "
                             f"{type(source).__name__} to {type(to).__name__}")
     if not pairs or not on_gpu(pairs[0][0]):
@@ -93,18 +99,21 @@ def copy(pairs):
 
 
 def pinned(like, size):
-    """`size` bytes of host memory, NumPy uint8, that the device `like` is on can read while the CPU does other work."""
+    """`size` bytes of host memory, NumPy uint8, that the device `like` is on can read while
+    the CPU does other work."""
     return platform_of(like).pinned(size)
 
 
 def upload(array, values, after):
-    """Copy NumPy `values`, in pinned memory, into `array`, of the same bytes, once the event `after` has passed.
+    """Copy NumPy `values`, in pinned memory, into `array`, of the same bytes,
+    once the event `after` has passed.
 
-    On a stream of its own: neither the CPU waits nor what the device computes. Returns an event: until it has passed,
-    `array` is not to be read (`follow`), nor `values` to be written (`wait`).
+    On a stream of its own: neither the CPU waits nor what the device computes. Returns an event: until it has
+    passed, `array` is not to be read (`follow`), nor `values` to be written (`wait`).
     """
     if array.nbytes != values.nbytes or not (array.flags.c_contiguous and values.flags.c_contiguous):
-        raise TypeError(f"upload: {values.dtype} {values.shape} to {array.dtype} {array.shape}, or not contiguous")
+        raise TypeError(f"upload: {values.dtype} {values.shape} to {array.dtype} {array.shape}, or not "
+                        "contiguous")
     return platform_of(array).upload(array, values, after)
 
 
@@ -114,7 +123,8 @@ def mark(array):
 
 
 def follow(array, event):
-    """The device of `array` does what it is given from now on after `event` has passed. The CPU does not wait."""
+    """The device of `array` does what it is given from now on after `event` has passed.
+    The CPU does not wait."""
     platform_of(array).follow(event)
 
 

@@ -1,8 +1,9 @@
-"""NVIDIA's GPUs through CuPy: the Platform of platform.py, which says what each method is for. The only file that imports CuPy.
+"""NVIDIA's GPUs through CuPy: the Platform of platform.py, which says what each method is for.
+The only file that imports CuPy.
 
-A thread of the CPU has a *current* device, GPU 0 at first, and whatever it asks of CUDA makes a context on that one: some
-hundred MB of its memory. So a thread makes a device current before it asks for anything, and never another in passing, as
-CuPy's `with Device(1):` does, which ends by making GPU 0 current.
+A thread of the CPU has a *current* device, GPU 0 at first, and whatever it asks of CUDA makes a context on
+that one: some hundred MB of its memory. So a thread makes a device current before it asks for anything,
+and never another in passing, as CuPy's `with Device(1):` does, which ends by making GPU 0 current.
 """
 import ctypes
 import sys
@@ -43,7 +44,8 @@ class Cupy:
         try:
             nvrtc.getVersion()  # loads it
         except RuntimeError:
-            raise CpnetError(f"CUDA's compiler, NVRTC, cannot be loaded: pip install -r {FILES[self.cuda]}") from None
+            raise CpnetError("CUDA's compiler, NVRTC, cannot be loaded: "
+                             f"pip install -r {FILES[self.cuda]}") from None
         if find_nvidia_header_directory("cudart") is None:
             raise CpnetError(f"CUDA's headers are not installed: pip install -r {FILES[self.cuda]}")
         self.thread = threading.local()  # begun: whether this thread has made a device current
@@ -56,27 +58,30 @@ class Cupy:
     # Devices
 
     def count(self):
-        """How many GPUs there are. Raises CpnetError where the driver is too old for this CuPy, or does not work."""
+        """How many GPUs there are. Raises CpnetError where the driver is too old for this CuPy,
+        or does not work."""
         driver = self.runtime.driverGetVersion()
         if driver // 1000 < self.cuda:
-            raise CpnetError(f"NVIDIA's driver is too old: it knows CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy "
-                             f"needs CUDA {self.cuda}. Install driver {DRIVERS[self.cuda]} or newer" + self._or_cuda_12())
+            raise CpnetError("NVIDIA's driver is too old: it knows CUDA "
+                             f"{driver // 1000}.{driver % 1000 // 10}, and this CuPy needs CUDA {self.cuda}. "
+                             f"Install driver {DRIVERS[self.cuda]} or newer" + self._or_cuda_12())
         try:
             return self.runtime.getDeviceCount()
         except self.runtime.CUDARuntimeError as error:
             if error.status == NO_DEVICE:
                 return 0
-            raise CpnetError(f"NVIDIA's driver does not work ({error}): see whether nvidia-smi works, and install the driver "
-                             "again") from None
+            raise CpnetError(f"NVIDIA's driver does not work ({error}): see whether nvidia-smi works, and "
+                             "install the driver again") from None
 
     def unfit(self, device):
         """Why this GPU cannot run what this CuPy compiles; "" if it can."""
         properties = self.runtime.getDeviceProperties(device)
-        capability, oldest = properties["major"] * 10 + properties["minor"], min(self.nvrtc.getSupportedArchs())
+        capability = properties["major"] * 10 + properties["minor"]
+        oldest = min(self.nvrtc.getSupportedArchs())
         if capability >= oldest:
             return ""
-        return (f"GPU {device} ({self.name(device)}) is of compute capability {capability / 10}, and CUDA {self.cuda} "
-                f"begins at {oldest / 10}: use the CPU" + self._or_cuda_12())
+        return (f"GPU {device} ({self.name(device)}) is of compute capability {capability / 10}, and CUDA "
+                f"{self.cuda} begins at {oldest / 10}: use the CPU" + self._or_cuda_12())
 
     def _or_cuda_12(self):
         """What older drivers and GPUs can do with, where this CuPy is not it already."""
@@ -91,10 +96,12 @@ class Cupy:
         return self.runtime.getDeviceProperties(device)["multiProcessorCount"]
 
     def tensor_cores(self, device):
-        """Bytes of shared memory that a block may have, if there are tensor cores for TF32; 0 if there are none."""
+        """Bytes of shared memory that a block may have, if there are tensor cores for TF32;
+        0 if there are none."""
         if device not in self.shared_memory:
             properties = self.runtime.getDeviceProperties(device)
-            self.shared_memory[device] = properties["sharedMemPerBlockOptin"] if properties["major"] >= 8 else 0
+            most = properties["sharedMemPerBlockOptin"]
+            self.shared_memory[device] = most if properties["major"] >= 8 else 0
         return self.shared_memory[device]
 
     def reaches(self, device, peer):
@@ -107,7 +114,8 @@ class Cupy:
                 "memory_mib": self.runtime.getDeviceProperties(device)["totalGlobalMem"] >> 20}
 
     def device(self, array):
-        """The number of the GPU that an array lies on: what two arguments of one launch must have in common."""
+        """The number of the GPU that an array lies on:
+        what two arguments of one launch must have in common."""
         return array.device.id
 
     def address(self, array):
@@ -120,7 +128,8 @@ class Cupy:
             try:
                 self.runtime.setDevice(device)
             except self.runtime.CUDARuntimeError as error:
-                raise CpnetError(f"GPU {device} cannot be used ({error}); another program may have it to itself") from None
+                raise CpnetError(f"GPU {device} cannot be used ({error}); another program may have it to "
+                                 "itself") from None
             self.thread.begun = True
 
     # Kernels
@@ -131,7 +140,8 @@ class Cupy:
 
     def capture(self, work):
         """The launches of `work()`, none of them run, as a Graph of the current device."""
-        stream = self.cupy.cuda.Stream()  # not a non-blocking one: then the default stream's work would pass unnoticed
+        # not a non-blocking one: then the default stream's work would pass unnoticed
+        stream = self.cupy.cuda.Stream()
         self.capturing = True
         try:
             with stream:
@@ -150,7 +160,8 @@ class Cupy:
     # Memory
 
     def empty(self, shape, dtype):
-        """An uninitialised array on the current device, of CuPy's pool. Raises MemoryError where there is no room."""
+        """An uninitialised array on the current device, of CuPy's pool.
+        Raises MemoryError where there is no room."""
         if self.capturing:  # CuPy's pool might have some, and give it to others while the graph still uses it
             raise RuntimeError(f"memory for {shape} is asked for while a graph is captured")
         return self.cupy.empty(shape, dtype)
@@ -173,13 +184,15 @@ class Cupy:
     def assign(self, array, values):
         """See Platform.assign."""
         array.set(values)
-        # CUDA reads pageable memory before it returns, but pinned memory later: `values` may be written over after this.
+        # CUDA reads pageable memory before it returns, but pinned memory later:
+        # `values` may be written over after this.
         self._current().synchronize()
 
     def copy(self, pairs):
-        """See Platform.copy. A copy to another device runs on a stream of its own, which belongs to the receiver, so that
-        copies in both directions overlap. It begins when both devices have done what they were given before (the source is
-        complete, the old content no longer needed), and both go on after it (the content is there, the source is free).
+        """See Platform.copy. A copy to another device runs on a stream of its own, which belongs to the
+        receiver, so that copies in both directions overlap. It begins when both devices have done what they
+        were given before (the source is complete, the old content no longer needed),
+        and both go on after it (the content is there, the source is free).
         """
         places = [(self.device(to), self.device(source)) for to, source in pairs]
         crossing = dict.fromkeys(device for place in places if place[0] != place[1] for device in place)
@@ -190,8 +203,8 @@ class Cupy:
         for (to, source), (device, origin) in zip(pairs, places, strict=True):
             if device == origin:
                 self.use(device)
-                self.runtime.memcpyAsync(to.data.ptr, source.data.ptr, to.nbytes, self.runtime.memcpyDeviceToDevice,
-                                         self._current().ptr)
+                self.runtime.memcpyAsync(to.data.ptr, source.data.ptr, to.nbytes,
+                                         self.runtime.memcpyDeviceToDevice, self._current().ptr)
                 continue
             self._let_reach(device, origin)
             self._let_reach(origin, device)
@@ -207,7 +220,8 @@ class Cupy:
                 self._current().wait_event(event)
 
     def _let_reach(self, device, peer):
-        """Let `device` access the memory of `peer`, where it can; elsewhere the driver stages copies in pinned memory."""
+        """Let `device` access the memory of `peer`, where it can;
+        elsewhere the driver stages copies in pinned memory."""
         if (device, peer) in self.reached:
             return
         self.reached.add((device, peer))
@@ -223,7 +237,8 @@ class Cupy:
         """See Platform.upload."""
         stream = self._stream(self.upload_streams, self.device(array))
         stream.wait_event(after)
-        self.runtime.memcpyAsync(array.data.ptr, values.ctypes.data, values.nbytes, self.runtime.memcpyHostToDevice, stream.ptr)
+        self.runtime.memcpyAsync(array.data.ptr, values.ctypes.data, values.nbytes,
+                                 self.runtime.memcpyHostToDevice, stream.ptr)
         return self._record(stream)
 
     # Events
@@ -233,7 +248,8 @@ class Cupy:
         return self._record(self._current())
 
     def follow(self, event):
-        """What the current device is given from now on waits for the event, be it of another stream or device."""
+        """What the current device is given from now on waits for the event,
+        be it of another stream or device."""
         self._current().wait_event(event)
 
     def wait(self, event):
@@ -251,7 +267,8 @@ class Cupy:
         return streams[device]
 
     def _record(self, stream):
-        """An event at the end of what `stream`, of the current device, has been given. Who waits for it sleeps."""
+        """An event at the end of what `stream`, of the current device, has been given.
+        Who waits for it sleeps."""
         return stream.record(self.cupy.cuda.Event(block=True, disable_timing=True))
 
 

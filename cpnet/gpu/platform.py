@@ -1,5 +1,5 @@
-"""What a GPU must offer: `Platform` lists every method once. cpnet.gpu.nvidia.Cupy is the one for NVIDIA's GPUs, by CuPy; the
-tests and benches have others, for kernels alone.
+"""What a GPU must offer: `Platform` lists every method once. cpnet.gpu.nvidia.Cupy is the one for NVIDIA's
+GPUs, by CuPy; the tests and benches have others, for kernels alone.
 
 An array's type decides which platform it belongs to; NumPy's arrays belong to none.
 """
@@ -27,10 +27,12 @@ class KernelPlatform(Protocol):
         """Make a device this thread's current one, which it stays until the next call."""
 
     def tensor_cores(self, device) -> int:
-        """Bytes of shared memory that a block may have, if there are tensor cores for TF32; 0 if there are none."""
+        """Bytes of shared memory that a block may have, if there are tensor cores for TF32;
+        0 if there are none."""
 
     def module(self, code: str):
-        """The compiled text: module.get_function(name)(grid, block, arguments, shared_mem=bytes) launches a kernel."""
+        """The compiled text: module.get_function(name)(grid, block, arguments,
+        shared_mem=bytes) launches a kernel."""
 
     def empty(self, shape, dtype):
         """An uninitialised array. Raises MemoryError where there is no room."""
@@ -42,7 +44,8 @@ class KernelPlatform(Protocol):
         """A NumPy copy of the device's array, having waited for all work on it."""
 
     def assign(self, array, values: np.ndarray) -> None:
-        """Copy a NumPy array into the device's array; `values` may be written over as soon as this returns."""
+        """Copy a NumPy array into the device's array;
+        `values` may be written over as soon as this returns."""
 
     def copy(self, pairs) -> None:
         """Copy, for each (to, source), wherever each lies, in order with the work of the devices of both."""
@@ -70,13 +73,15 @@ class Platform(KernelPlatform, Protocol):
         """Versions of what computes there, and its memory in MiB: "cuda", "cupy", "memory_mib"."""
 
     def capture(self, work):
-        """What `work()` launches, not run but recorded: an object whose launch() runs all of it, in its device's order."""
+        """What `work()` launches, not run but recorded:
+        an object whose launch() runs all of it, in its device's order."""
 
     def pinned(self, size: int) -> np.ndarray:
         """Bytes of host memory, uint8, that the device can read while the CPU does other work."""
 
     def upload(self, array, values: np.ndarray, after):
-        """Copy pinned `values` into the device's array after an event, on a stream of its own; returns the copy's event."""
+        """Copy pinned `values` into the device's array after an event, on a stream of its own;
+        returns the copy's event."""
 
     def mark(self):
         """An event that passes when the device has done what it has been given so far."""
@@ -90,7 +95,8 @@ class Platform(KernelPlatform, Protocol):
 
 @functools.cache
 def gpus() -> Platform:
-    """The platform of this machine's GPUs. Raises CpnetError where there is no driver, or CuPy cannot be used."""
+    """The platform of this machine's GPUs.
+    Raises CpnetError where there is no driver, or CuPy cannot be used."""
     if not driver_installed():
         raise CpnetError("there is no GPU here, or NVIDIA's driver is not installed")
     return Cupy()
@@ -102,7 +108,8 @@ def register(kind, platform: KernelPlatform):
 
 
 def platform_of(array):
-    """The platform of an array, ready for it: the array's device is the current one. None for a NumPy array."""
+    """The platform of an array, ready for it: the array's device is the current one.
+    None for a NumPy array."""
     platform = of_type(type(array))
     if platform is not None:
         platform.use(platform.device(array))
@@ -117,5 +124,6 @@ def of_type(kind):
 
 
 def on_gpu(array) -> bool:
-    """Whether kernels run on this array: True for CuPy's and for those of registered types, False for NumPy's."""
+    """Whether kernels run on this array: True for CuPy's and for those of registered types,
+    False for NumPy's."""
     return of_type(type(array)) is not None

@@ -6,7 +6,8 @@ _math = MATH[0]
 
 
 def set_math(name):
-    """Compute float32 products so from now on, on GPUs that have tensor cores for TF32 (compute capability 8.0 and newer).
+    """Compute float32 products so from now on, on GPUs that have tensor cores for TF32 (compute
+    capability 8.0 and newer).
 
     "fp32": as exact as float32, by three products of TF32. "tf32": by one, errors of about 3e-4.
     """
@@ -22,6 +23,7 @@ def math():
 
 
 def tensor_cores(array):
-    """Bytes of shared memory that a block may have on the array's GPU if it has tensor cores for TF32; 0 if it has none."""
+    """Bytes of shared memory that a block may have on the array's GPU if it has tensor cores for TF32;
+    0 if it has none."""
     platform = platform_of(array)
     return platform.tensor_cores(platform.device(array))

@@ -11,7 +11,8 @@ def path_of(file):
 
 @functools.cache
 def text(path):
-    """A .cu with every #include "..." in its place: CuPy's cache would not notice that an included file has changed."""
+    """A .cu with every #include "..." in its place:
+    CuPy's cache would not notice that an included file has changed."""
     return _flat(path, set())
 
 

@@ -1,9 +1,11 @@
-"""Dropout (section 4.2): in training each hidden neuron's output is set to zero with probability 0.5; at test time all
-neurons are used, their outputs multiplied by 0.5. (Many later codes scale by 2 in training instead; this one does as printed.)
+"""Dropout (section 4.2): in training each hidden neuron's output is set to zero with probability 0.5;
+at test time all neurons are used, their outputs multiplied by 0.5.
+(Many later codes scale by 2 in training instead; this one does as printed.)
 
-Which neurons are dropped is a function of (seed, step, layer, unit, position of the image in the batch), computed by the
-counter-based generator Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). So a run that
-is resumed, or placed on other devices, drops the same ones, and no generator's state needs saving.
+Which neurons are dropped is a function of (seed, step, layer, unit, position of the image in the batch),
+computed by the counter-based generator Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1,
+2, 3", SC 2011). So a run that is resumed, or placed on other devices, drops the same ones,
+and no generator's state needs saving.
 """
 import numpy as np
 
@@ -20,7 +22,8 @@ MASK_THREADS = 32  # of the kernel that draws: four images each, so that 128 mak
 
 
 def philox4x32(counter, key):
-    """Ten rounds of Philox: four arrays of uint32 (broadcast together) and a key of two ints → four arrays of uint32."""
+    """Ten rounds of Philox: four arrays of uint32 (broadcast together) and a key of two ints →
+    four arrays of uint32."""
     c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
     k0, k1 = key
     low = np.uint64(0xFFFFFFFF)
@@ -35,8 +38,9 @@ def philox4x32(counter, key):
 def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_image=0, out=None):
     """bool (units, N): True where the neuron is kept.
 
-    The draw for unit u and the image at position n of the global batch is word n mod 4 of Philox with the counter
-    (n // 4, u, layer, step) and the key (seed mod 2³², seed // 2³²); the neuron is dropped if it is below rate · 2³².
+    The draw for unit u and the image at position n of the global batch is word n mod 4 of Philox with the
+    counter (n // 4, u, layer, step) and the key (seed mod 2³², seed // 2³²);
+    the neuron is dropped if it is below rate · 2³².
 
     `step` may be an array float64 (1), where the mask is: on a GPU its value counts when the kernel runs.
     """
@@ -64,7 +68,8 @@ def _dropout_mask_gpu(mask, shape, seed, step, layer, rate, first_unit, first_im
     begin = first_image % 4
     grid = blocks(begin + images, 4 * MASK_THREADS), units
     kernel = "dropout_mask_counted" if on_gpu(step) else "dropout_mask"
-    launch(__file__, kernel, grid, MASK_THREADS, mask, images, first_image // 4, begin, first_unit, layer, step,
+    launch(__file__, kernel, grid, MASK_THREADS, mask, images, first_image // 4, begin,
+           first_unit, layer, step,
            seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, int(rate * 2**32), defines={"THREADS": MASK_THREADS})
     return mask
 
@@ -86,7 +91,8 @@ def dropout_backward(d_y, mask, *, out=None):
 def _keep_gpu(x, mask, out):
     y = empty(x.shape, x.dtype, x) if out is None else out
     expect("keep", x.shape, mask=mask, out=y)
-    launch(__file__, "keep", blocks(x.nbytes, 16 * THREADS), THREADS, x, mask, y, x.size, defines={"THREADS": THREADS})
+    launch(__file__, "keep", blocks(x.nbytes, 16 * THREADS), THREADS, x, mask, y, x.size,
+           defines={"THREADS": THREADS})
     return y
 
 
@@ -100,5 +106,6 @@ def dropout_test(x, rate=0.5, *, out=None):
 def _scale_gpu(x, by, out):
     y = empty(x.shape, x.dtype, x) if out is None else out
     expect("scale", x.shape, out=y)
-    launch(__file__, "scale", blocks(x.nbytes, 16 * THREADS), THREADS, x, y, x.size, by, defines={"THREADS": THREADS})
+    launch(__file__, "scale", blocks(x.nbytes, 16 * THREADS), THREADS, x, y, x.size, by,
+           defines={"THREADS": THREADS})
     return y

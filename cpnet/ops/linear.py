@@ -30,7 +30,8 @@ def linear_forward(x, w, b, *, out=None):
 
 
 def linear_backward(d_y, x, w, d_w, d_b, *, input_gradient=True, out=None):
-    """d_y (outputs, N) → d_x = Wᵀ d_y (inputs, N), or None without `input_gradient`. Assigns d_w = d_y xᵀ and d_b = Σ d_y."""
+    """d_y (outputs, N) → d_x = Wᵀ d_y (inputs, N), or None without `input_gradient`.
+    Assigns d_w = d_y xᵀ and d_b = Σ d_y."""
     if on_gpu(x):
         return _linear_backward_gpu(d_y, x, w, d_w, d_b, input_gradient, out)
 
@@ -54,7 +55,8 @@ def _linear_forward_gpu(x, w, b, out):
 
 def _linear_backward_gpu(d_y, x, w, d_w, d_b, input_gradient, out):
     d_x = out if out is not None or not input_gradient else empty(x.shape, x.dtype, x)
-    launches.backward(_maps(d_y), _maps(x), _filters(w), _filters(d_w), d_b, _maps(d_y).shape, *PIXEL, relu_y=None,
+    launches.backward(_maps(d_y), _maps(x), _filters(w), _filters(d_w), d_b, _maps(d_y).shape,
+                      *PIXEL, relu_y=None,
                       input_gradient=input_gradient, out=_maps(d_x) if input_gradient else None)
     return d_x if input_gradient else None
 

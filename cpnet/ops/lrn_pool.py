@@ -2,9 +2,10 @@
 
     b = lrn(x),   y = max_pool(b)
 
-b is as large as the activations, four times as large as y. On a GPU it never exists: forward keeps the number of each
-window's winner instead, a byte, and backward computes s again (`lrn_pool.cu`). The NumPy bodies define what the kernels do;
-on the CPU a net runs the two operations one after the other (`network.py`), which is as fast there.
+b is as large as the activations, four times as large as y. On a GPU it never exists: forward keeps the number
+of each window's winner instead, a byte, and backward computes s again (`lrn_pool.cu`). The NumPy bodies
+define what the kernels do; on the CPU a net runs the two operations one after the other (`network.py`),
+which is as fast there.
 """
 import numpy as np
 
@@ -26,8 +27,9 @@ def fits(z, s):
 def lrn_pool_forward(x, *, z=3, s=2, ceil=True, out=None, winner=None, **constants):
     """x (C, H, W, N) → (y (C, P, Q, N), winner uint8 (C, P, Q, N)). Kept for backward: x and winner.
 
-    winner: i·z + j for the pixel in row i and column j of the window; of equal values the first in reading order. `constants`
-    and their errors: see lrn_forward. Raises ValueError where no window fits, and unless `fits(z, s)`.
+    winner: i·z + j for the pixel in row i and column j of the window; of equal values the first in reading
+    order. `constants` and their errors: see lrn_forward.
+    Raises ValueError where no window fits, and unless `fits(z, s)`.
     """
     _check(x, z, s)
     if on_gpu(x):
@@ -42,7 +44,8 @@ def lrn_pool_forward(x, *, z=3, s=2, ceil=True, out=None, winner=None, **constan
 
 
 def lrn_pool_backward(d_y, x, winner, *, z=3, s=2, relu=False, out=None, **constants):
-    """d_y, winner (C, P, Q, N), x (C, H, W, N) → d_x: each window's gradient goes to its winner; lrn_backward does the rest.
+    """d_y, winner (C, P, Q, N), x (C, H, W, N) → d_x: each window's gradient goes to its winner;
+    lrn_backward does the rest.
 
     With `relu`, x being a ReLU's output, d_x is 0 where x is not above 0: the ReLU's gradient as well.
     """
@@ -60,13 +63,15 @@ def lrn_pool_backward(d_y, x, winner, *, z=3, s=2, relu=False, out=None, **const
 
 def _check(x, z, s):
     if not fits(z, s):
-        raise ValueError(f"lrn_pool takes windows of {LARGEST[0]} pixels at most, {LARGEST[1]} apart at most, not {z} and {s}")
+        raise ValueError(f"lrn_pool takes windows of {LARGEST[0]} pixels at most, {LARGEST[1]} apart at "
+                         f"most, not {z} and {s}")
     if x[0].size >= 2**31:
         raise ValueError(f"lrn_pool: a channel of {x.shape[1:]} has more numbers than the kernel counts, 2³¹")
 
 
 def _places(x, y_shape, z, s):
-    """For each place of a window in reading order: its number, x there for every window (a view), the windows that have it."""
+    """For each place of a window in reading order:
+    its number, x there for every window (a view), the windows that have it."""
     for i, (rows, inside_rows) in enumerate(pool.taps(x, y_shape[1], pool.ROWS, z, s)):
         for j, (tap, inside_cols) in enumerate(pool.taps(rows, y_shape[2], pool.COLS, z, s)):
             yield i * z + j, tap, (slice(None), inside_rows[pool.ROWS], inside_cols[pool.COLS])
@@ -80,7 +85,8 @@ def _forward_gpu(x, z, s, ceil, out, winner, *, k=2.0, n=5, alpha=1e-4, beta=0.7
     expect("lrn_pool_forward", shape, out=y, winner=winner)
     maps = len(x) // groups
     parts = max(1, maps // PART)
-    _launch("lrn_pool_forward", (x, y, winner, maps, parts), groups * parts, x, shape, z, s, n, (k, alpha, beta))
+    _launch("lrn_pool_forward", (x, y, winner, maps, parts), groups * parts, x, shape, z, s, n,
+            (k, alpha, beta))
     return y, winner
 
 
@@ -89,14 +95,17 @@ def _backward_gpu(d_y, x, winner, z, s, relu, out, *, k=2.0, n=5, alpha=1e-4, be
     d_x = empty(x.shape, x.dtype, x) if out is None else out
     expect("lrn_pool_backward", x.shape, out=d_x)
     expect("lrn_pool_backward", d_y.shape, winner=winner)
-    _launch("lrn_pool_backward", (d_y, winner, x, d_x, len(x) // groups), groups, x, d_y.shape, z, s, n, (k, alpha, beta), relu)
+    _launch("lrn_pool_backward", (d_y, winner, x, d_x, len(x) // groups), groups, x, d_y.shape, z, s, n,
+            (k, alpha, beta), relu)
     return d_x
 
 
 def _launch(kernel, first, depth, x, y_shape, z, s, n, constants, *flags):
-    """A thread for each window of y in forward; in backward for each s×s pixels, some of which may begin no window."""
+    """A thread for each window of y in forward; in backward for each s×s pixels,
+    some of which may begin no window."""
     _, height, width, images = x.shape
     down, across = y_shape[1:3] if kernel == "lrn_pool_forward" else (blocks(height, s), blocks(width, s))
     grid = blocks(images, IMAGES) * blocks(across, TILE), blocks(down, TILE), depth
-    launch(__file__, kernel, grid, (IMAGES, TILE, TILE), *first, height, width, *y_shape[1:], *flags, *constants,
+    launch(__file__, kernel, grid, (IMAGES, TILE, TILE), *first, height, width, *y_shape[1:],
+           *flags, *constants,
            defines={"IMAGES": IMAGES, "TILE": TILE, "Z": z, "STRIDE": s, **lrn.defines(n, constants[2])})

@@ -1,5 +1,5 @@
-"""Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared with; the sign of a
-binary code (section 6.1); and the sum of two devices' gradients.
+"""Nonlinearities, one neuron at a time (section 3.1): f(x) = max(0, x), and the tanh that it is compared
+with; the sign of a binary code (section 6.1); and the sum of two devices' gradients.
 
 ReLU and tanh are defined by their output, so forward may write over x and backward over d_y.
 """
@@ -61,7 +61,8 @@ def tanh_backward(d_y, y, *, out=None):
 
 
 def sign(x, *, out=None):
-    """x → 1 where x > 0, else −1, any shape. Its slope is 0: backward takes that of tanh, which it is the limit of."""
+    """x → 1 where x > 0, else −1, any shape.
+    Its slope is 0: backward takes that of tanh, which it is the limit of."""
     if on_gpu(x):
         return _gpu("sign", x, out=out)
     y = np.empty_like(x) if out is None else out

@@ -1,11 +1,12 @@
 """Pooling (section 3.4): every z×z window, s pixels apart, becomes its largest value, or its mean.
 
-Overlapping when s < z; the paper's nets use z = 3, s = 2. With `ceil`, as in the authors' code, the last window may hang over
-the right and lower edge and sees only the pixels inside; without, it must lie inside. In the paper's own nets every window
-fits exactly (55 → 27 → 13 → 6), so the two agree.
+Overlapping when s < z; the paper's nets use z = 3, s = 2. With `ceil`, as in the authors' code, the last
+window may hang over the right and lower edge and sees only the pixels inside; without, it must lie inside.
+In the paper's own nets every window fits exactly (55 → 27 → 13 → 6), so the two agree.
 
-A window's largest value is the largest of its rows' largest values, and its sum the sum of its rows' sums. So both go
-first along the columns, (C, H, W, N) → (C, H, Q, N), then along the rows → (C, P, Q, N), and backward the other way.
+A window's largest value is the largest of its rows' largest values, and its sum the sum of its rows' sums.
+So both go first along the columns, (C, H, W, N) → (C, H, Q, N), then along the rows → (C, P, Q, N),
+and backward the other way.
 """
 import numpy as np
 
@@ -49,8 +50,8 @@ def max_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
 
 
 def max_pool_backward(d_y, x, y, *, z=3, s=2, out=None):
-    """d_y, y (C, P, Q, N), x (C, H, W, N) → d_x: each window's gradient goes to its largest value; where windows overlap
-    they add. Of equal values the first in reading order has it."""
+    """d_y, y (C, P, Q, N), x (C, H, W, N) → d_x: each window's gradient goes to its largest value;
+    where windows overlap they add. Of equal values the first in reading order has it."""
     if on_gpu(x):
         expect("max_pool_backward", d_y.shape, y=y)
         return _backward_gpu("max_pool_backward", (d_y, x, y), x.shape, z, s, out)
@@ -68,7 +69,8 @@ def max_pool_backward(d_y, x, y, *, z=3, s=2, out=None):
 
 
 def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
-    """x (C, H, W, N) → y (C, P, Q, N): the mean over the window's pixels inside the image. Kept for backward: nothing."""
+    """x (C, H, W, N) → y (C, P, Q, N): the mean over the window's pixels inside the image.
+    Kept for backward: nothing."""
     if on_gpu(x):
         return _forward_gpu("average_pool_forward", x, z, s, ceil, out)
     y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
@@ -85,7 +87,8 @@ def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
 
 
 def average_pool_backward(d_y, x_shape, *, z=3, s=2, out=None):
-    """d_y (C, P, Q, N) → d_x (C, H, W, N): each window's gradient is shared evenly by its pixels inside the image."""
+    """d_y (C, P, Q, N) → d_x (C, H, W, N): each window's gradient is shared evenly by its
+    pixels inside the image."""
     if on_gpu(d_y):
         return _backward_gpu("average_pool_backward", (d_y,), x_shape, z, s, out)
     d_x = np.empty(x_shape, d_y.dtype) if out is None else out
@@ -137,7 +140,8 @@ def _across(x, q):
 
 
 def taps(x, count, axis, z, s):
-    """For each place of a window along `axis`: x there for every window (a view), and the slice of windows that have it."""
+    """For each place of a window along `axis`: x there for every window (a view),
+    and the slice of windows that have it."""
     for place in range(min(z, x.shape[axis])):
         at = [slice(None)] * 4
         at[axis] = slice(place, min(place + (count - 1) * s + 1, x.shape[axis]), s)
@@ -161,7 +165,8 @@ def _reduce(ufunc, x, out, axis, z, s):
 
 
 def _to_winner(d_y, y, x, d_x, axis, z, s):
-    """d_x = d_y, each at the first place of its window along `axis` where x equals y; the last place takes what is left."""
+    """d_x = d_y, each at the first place of its window along `axis` where x equals y;
+    the last place takes what is left."""
     d_x[...] = 0
     rest = scratch("pool.rest", d_y.shape, d_y.dtype)
     np.copyto(rest, d_y)

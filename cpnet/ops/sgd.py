@@ -3,8 +3,8 @@
     v := 0.9 · v − 0.0005 · ε · w − ε · ⟨∂L/∂w⟩
     w := w + v
 
-The velocity v carries the learning rate ε, so a drop of the rate acts on new gradients only, not on the way already taken.
-(PyTorch's SGD keeps the rate outside the velocity: the two agree while the rate is constant.)
+The velocity v carries the learning rate ε, so a drop of the rate acts on new gradients only, not on the way
+already taken. (PyTorch's SGD keeps the rate outside the velocity: the two agree while the rate is constant.)
 """
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -58,7 +58,8 @@ class Table(NamedTuple):
 
 @dataclass
 class Segments:
-    """Runs of a flat buffer, `counts[g]` numbers from `starts[g]` on, each with a rate and a decay of its own.
+    """Runs of a flat buffer, `counts[g]` numbers from `starts[g]` on,
+    each with a rate and a decay of its own.
 
     On a GPU the table lies in memory there, at the same place whatever `set` changes.
     """
@@ -89,13 +90,15 @@ class Segments:
 def sgd_update_segments(w, v, gradient, segments, *, momentum=0.9, loss=None):
     """`sgd_update` for each of the Segments of the flat buffers w, v, gradient; on a GPU in one launch.
 
-    loss: float64, where w is. Nothing changes if its first number is not finite: a GPU knows, the CPU need not wait for it.
+    loss: float64, where w is. Nothing changes if its first number is not finite:
+    a GPU knows, the CPU need not wait for it.
     """
     if on_gpu(w):
         return _sgd_update_segments_gpu(w, v, gradient, segments, momentum, loss)
     if loss is not None and not np.isfinite(loss[0]):
         return
-    for start, count, rate, decay in zip(segments.starts, segments.counts, segments.rates, segments.decays, strict=True):
+    for start, count, rate, decay in zip(segments.starts, segments.counts, segments.rates,
+                                         segments.decays, strict=True):
         own = slice(start, start + count)
         sgd_update(w[own], v[own], gradient[own], rate=rate, momentum=momentum, decay=decay)
 
@@ -104,6 +107,7 @@ def _sgd_update_segments_gpu(w, v, gradient, segments, momentum, loss):
     expect("sgd_update_segments", w.shape, v=v, gradient=gradient)
     grid = sum(blocks(count * w.itemsize, 16 * THREADS) for count in segments.counts)
     table = segments.table
-    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient, table.starts, table.counts, table.first_blocks,
-           table.rates, table.shrinks, table.no_loss if loss is None else loss, len(segments.counts), momentum,
+    launch(__file__, "sgd_update_segments", grid, THREADS, w, v, gradient,
+           table.starts, table.counts, table.first_blocks, table.rates, table.shrinks,
+           table.no_loss if loss is None else loss, len(segments.counts), momentum,
            defines={"THREADS": THREADS})

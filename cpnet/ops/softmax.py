@@ -1,7 +1,9 @@
-"""The 1000-way softmax and the objective (section 3.5): the mean over the batch of the log-probability of the right label.
+"""The 1000-way softmax and the objective (section 3.5):
+the mean over the batch of the log-probability of the right label.
 
-Training maximizes it; the loss is its negative, the cross-entropy. It is stable: each image's largest logit is subtracted
-before the exponential, and the logarithm is taken of the sum, not of a probability that may have rounded to zero.
+Training maximizes it; the loss is its negative, the cross-entropy. It is stable: each image's largest logit
+is subtracted before the exponential, and the logarithm is taken of the sum,
+not of a probability that may have rounded to zero.
 """
 import numpy as np
 
@@ -23,10 +25,11 @@ def softmax(logits, *, out=None):
 
 
 def cross_entropy_forward(logits, labels, *, check=True, out=None):
-    """logits (classes, N), labels int (N) → losses (N) = log Σ exp(logits) − logits[label]. Kept for backward: logits.
+    """logits (classes, N), labels int (N) → losses (N) = log Σ exp(logits) − logits[label].
+    Kept for backward: logits.
 
-    Raises ValueError for a label outside the classes. For that the CPU must wait until a GPU has the labels: without
-    `check` it need not, and such a label's loss is NaN on a GPU.
+    Raises ValueError for a label outside the classes. For that the CPU must wait until a GPU has the labels:
+    without `check` it need not, and such a label's loss is NaN on a GPU.
     """
     if on_gpu(logits):
         if check:
@@ -44,7 +47,8 @@ def _check_labels(labels, classes):
 
 
 def cross_entropy_backward(logits, labels, batch=None, *, out=None):
-    """d_logits (classes, N) of the losses' sum divided by `batch`, the size of the whole batch (default N): p − 1[label]."""
+    """d_logits (classes, N) of the losses' sum divided by `batch`, the size of the whole batch (default N):
+    p − 1[label]."""
     batch = len(labels) if batch is None else batch
     if on_gpu(logits):
         return _gpu("cross_entropy_backward", logits, (labels,), logits.shape, logits.dtype, out, batch)
@@ -55,10 +59,11 @@ def cross_entropy_backward(logits, labels, batch=None, *, out=None):
 
 
 def label_rank(scores, labels, *, out=None):
-    """int64 (N): how many classes score above the right one, 0 for a correct answer; the top-k error counts rank ≥ k.
+    """int64 (N): how many classes score above the right one, 0 for a correct answer;
+    the top-k error counts rank ≥ k.
 
-    A class of equal score and lower number counts as above, so a constant output is no better than chance. A right class
-    whose score is not a number ranks last.
+    A class of equal score and lower number counts as above, so a constant output is no better than chance.
+    A right class whose score is not a number ranks last.
     """
     if on_gpu(scores):
         return _gpu("label_rank", scores, (labels,), labels.shape, np.int64, out)
@@ -73,9 +78,11 @@ def label_rank(scores, labels, *, out=None):
 
 
 def tally(losses, ranks, sums):
-    """Adds to sums, float64 (3): the sum of losses (N), the number of ranks (N) that are not 0, and 1 for the step.
+    """Adds to sums, float64 (3): the sum of losses (N), the number of ranks (N) that are not 0,
+    and 1 for the step.
 
-    The step counts only while the sum of losses is finite: once it is not, sums[2] stays at the number of steps before.
+    The step counts only while the sum of losses is finite:
+    once it is not, sums[2] stays at the number of steps before.
     """
     if on_gpu(losses):
         expect("tally", losses.shape, ranks=ranks)
@@ -97,6 +104,6 @@ def _gpu(kernel, logits, labels, shape, dtype, out, *rest):
     for array in labels:
         expect(kernel, (images,), labels=array)
         defines["label"] = "int" if array.dtype == np.int32 else "long long"
-    launch(__file__, kernel, blocks(images, IMAGES), (IMAGES, ROWS), logits, *labels, out, classes, images, *rest,
-           defines=defines)
+    launch(__file__, kernel, blocks(images, IMAGES), (IMAGES, ROWS), logits, *labels, out, classes,
+           images, *rest, defines=defines)
     return out

@@ -62,9 +62,11 @@ class Looked:
 
 
 def look(network, dataset, split, *, sample=2000, batch=128, threads=1, progress=False):
-    """Have the net classify a split, and look up some of its images among `sample` training images drawn at random.
+    """Have the net classify a split, and look up some of its images among `sample`
+    training images drawn at random.
 
-    Returns Looked. Raises CpnetError for a data set that is not the net's, DataError for a split that it has not.
+    Returns Looked. Raises CpnetError for a data set that is not the net's,
+    DataError for a split that it has not.
     """
     check_data(network.table, dataset)
     chances = predict_split(network, dataset, split, batch=batch, threads=threads, progress=progress)
@@ -73,21 +75,24 @@ def look(network, dataset, split, *, sample=2000, batch=128, threads=1, progress
     among = np.sort(rng.permutation(len(dataset.split("train")))[:sample])
     asked, base = (last_hidden_of(network, dataset, *part, batch=batch, progress=progress)
                    for part in ((split, queries), ("train", among)))
-    return Looked(dataset, split, chances, queries, among[nearest(asked, base, min(NEAR, len(among)))[0]], len(among))
+    return Looked(dataset, split, chances, queries, among[nearest(asked, base, min(NEAR, len(among)))[0]],
+                  len(among))
 
 
 def last_hidden_of(network, dataset, split, indices, *, batch=128, progress=False):
-    """The last hidden layer's activations (n, D) for images `indices` (n,) of a split, from their central crops."""
+    """The last hidden layer's activations (n, D) for images `indices` (n,) of a split,
+    from their central crops."""
     found = []
-    for start in tqdm(range(0, len(indices), batch), desc=f"{split}, sample", unit="batch", leave=False, disable=not progress):
+    for start in tqdm(range(0, len(indices), batch), desc=f"{split}, sample", unit="batch", leave=False,
+                      disable=not progress):
         raw = dataset.read(split, indices[start:start + batch])
         found.append(hidden(network, central_crops(raw, dataset.mean, network.table.image[1], network.dtype)))
     return np.concatenate(found)
 
 
 def snapshots(folder, checkpoint=None):
-    """{when: conv1's weights} of the run in `folder`: at a few epochs, evenly spaced, the first and the last among them; else
-    the checkpoint's, if any. Raises CpnetError for a file that cannot be read."""
+    """{when: conv1's weights} of the run in `folder`: at a few epochs, evenly spaced, the first and the last
+    among them; else the checkpoint's, if any. Raises CpnetError for a file that cannot be read."""
     paths = sorted(Path(folder, "filters").glob("*.npy"))
     some = np.unique(np.linspace(0, len(paths) - 1, min(SNAPSHOTS, len(paths))).round().astype(int))
     kept = {}
@@ -96,4 +101,5 @@ def snapshots(folder, checkpoint=None):
             kept[f"after epoch {int(path.stem)}"] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise CpnetError(f"{path}: cannot be read ({error})") from error
-    return kept or ({f"in {Path(checkpoint.path).name}": checkpoint.arrays["values"]["conv1.weight"]} if checkpoint else {})
+    return kept or ({f"in {Path(checkpoint.path).name}": checkpoint.arrays["values"]["conv1.weight"]}
+                    if checkpoint else {})

@@ -1,4 +1,5 @@
-"""The pieces of the report's page: HTML from values. Whatever comes from data is escaped here, and nothing else is HTML."""
+"""The pieces of the report's page: HTML from values.
+Whatever comes from data is escaped here, and nothing else is HTML."""
 import base64
 import io
 from html import escape
@@ -24,9 +25,10 @@ def html(value):
 
 
 def tag(name, *content, **attributes):
-    """<name attributes>content</name>. Of content, what is no Html is escaped. Of attributes, None is left out; `class_` is
-    class, `aria_label` aria-label."""
-    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
+    """<name attributes>content</name>. Of content, what is no Html is escaped. Of attributes, None is left
+    out; `class_` is class, `aria_label` aria-label."""
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+                    for key, value in attributes.items()
                     if value is not None)
     return Html(f"<{name}{given}>" if name == "img" else f"<{name}{given}>{html(list(content))}</{name}>")
 
@@ -39,7 +41,8 @@ def abreast(*content):
 def page(title, lead, parts):
     """The whole page. lead: Html below the title; parts: [(id, heading, content)], content a list of Html."""
     contents = tag("ul", *(tag("li", tag("a", heading, href=f"#{name}")) for name, heading, _ in parts))
-    sections = (tag("section", tag("h2", heading, id=f"{name}-heading"), *content, id=name, aria_labelledby=f"{name}-heading")
+    sections = (tag("section", tag("h2", heading, id=f"{name}-heading"), *content, id=name,
+                    aria_labelledby=f"{name}-heading")
                 for name, heading, content in parts)
     return Template(TEMPLATE.read_text("utf-8")).substitute(
         title=html(title), lead=lead, contents=contents, sections=Html("\n".join(sections)))
@@ -51,24 +54,27 @@ def pairs(rows):
 
 
 def table(caption, header, rows, numbers=(), total=False):
-    """A table in a box of its own, in which it scrolls where it is too wide. numbers: the columns aligned to the right;
-    total: the last row is one. A row of one text heads those below it."""
+    """A table in a box of its own, in which it scrolls where it is too wide. numbers: the columns aligned to
+    the right; total: the last row is one. A row of one text heads those below it."""
     kinds = ["number" if at in numbers else None for at in range(len(header))]
 
     def line(at, row):
         if len(row) == 1:
             return tag("tr", tag("th", row[0], scope="colgroup", colspan=len(header)), class_="group")
         cells = (tag("td", cell, class_=kind) for cell, kind in zip(row[1:], kinds[1:], strict=True))
-        return tag("tr", tag("th", row[0], scope="row"), *cells, class_="total" if total and at == len(rows) - 1 else None)
+        return tag("tr", tag("th", row[0], scope="row"), *cells,
+                   class_="total" if total and at == len(rows) - 1 else None)
 
-    head = tag("tr", *(tag("th", cell, scope="col", class_=kind) for cell, kind in zip(header, kinds, strict=True)))
-    whole = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *map(line, range(len(rows)), rows)))
+    head = tag("tr", *(tag("th", cell, scope="col", class_=kind)
+                       for cell, kind in zip(header, kinds, strict=True)))
+    whole = tag("table", tag("caption", caption), tag("thead", head),
+                tag("tbody", *map(line, range(len(rows)), rows)))
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
 def picture(content, kind, alt, caption="", size=None):
-    """An image file's bytes as a figure. kind: svg+xml, png or jpeg. alt: what is to be seen, for those who do not see it.
-    size: a class of report.html: "wide", "half", "filters" or "confusion"."""
+    """An image file's bytes as a figure. kind: svg+xml, png or jpeg. alt: what is to be seen, for those who
+    do not see it. size: a class of report.html: "wide", "half", "filters" or "confusion"."""
     said = [tag("figcaption", caption)] if caption else []
     return tag("figure", tag("div", image(content, kind, alt), class_="scroll"), *said, class_=size)
 
@@ -79,7 +85,8 @@ def image(content, kind, alt):
 
 
 def pixels(array, alt):
-    """An image uint8 (C, H, W), grey or RGB, as <img>: small ones exactly, large ones scaled down and as JPEG."""
+    """An image uint8 (C, H, W), grey or RGB, as <img>:
+    small ones exactly, large ones scaled down and as JPEG."""
     shown, file = Image.fromarray(array.transpose(1, 2, 0).squeeze()), io.BytesIO()
     kind = "png" if max(shown.size) <= SIDE // 2 else "jpeg"
     shown.thumbnail((SIDE, SIDE))
@@ -95,16 +102,17 @@ def png(array):
 
 
 def prediction(array, label, probabilities, classes, what, top=5):
-    """Figure 4, left: an image uint8 (C, H, W), its label, and the `top` most probable classes, the right one's bar in red.
-    probabilities (classes,); `what` says which image it is."""
+    """Figure 4, left: an image uint8 (C, H, W), its label, and the `top` most probable classes, the right
+    one's bar in red. probabilities (classes,); `what` says which image it is."""
     bars = []
     for k in np.argsort(-probabilities, kind="stable")[:top]:
         share = f"{probabilities[k]:.1%}"
         bar = tag("span", class_="bar", style=f"width:{share}", aria_hidden="true")
-        bars.append(tag("li", bar, tag("span", first_name(classes[k]), class_="name"), tag("span", share, class_="share"),
-                        class_="right" if k == label else None))
+        bars.append(tag("li", bar, tag("span", first_name(classes[k]), class_="name"),
+                        tag("span", share, class_="share"), class_="right" if k == label else None))
     name = first_name(classes[label])
-    return tag("li", pixels(array, f"{what}: {name}"), tag("div", tag("b", name), tag("ol", *bars)), class_="card")
+    return tag("li", pixels(array, f"{what}: {name}"), tag("div", tag("b", name), tag("ol", *bars)),
+               class_="card")
 
 
 def alike(query, near, classes, what):

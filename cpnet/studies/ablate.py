@@ -1,6 +1,7 @@
 """What the paper's ideas are worth: the same net trained again and again, each time without one of them.
 
-Every variant is an ordinary run, made by the train command's own options, so that it can be resumed, looked at and repeated.
+Every variant is an ordinary run, made by the train command's own options, so that it can be resumed,
+looked at and repeated.
 """
 import json
 import statistics
@@ -15,7 +16,8 @@ CLOSE = 0.005  # a run has converged when its validation error is within half a 
 
 @dataclass(frozen=True)
 class Variant:
-    """The net without one idea: options of the train command; what the paper says it costs (top-1, top-5), and where."""
+    """The net without one idea: options of the train command;
+    what the paper says it costs (top-1, top-5), and where."""
     name: str
     options: tuple
     section: str
@@ -25,14 +27,18 @@ class Variant:
 
 VARIANTS = [
     Variant("base", (), "", None, ""),
-    Variant("tanh", ("--activation", "tanh"), "3.1", None, "tanh reaches a given training error several times later"),
+    Variant("tanh", ("--activation", "tanh"), "3.1", None,
+            "tanh reaches a given training error several times later"),
     Variant("one-column", (), "3.2", (0.017, 0.012), "half of the kernels, on one GPU"),
-    Variant("no-exchange", ("--no-exchange",), "3.2", None, "its columns are not independent, unlike Cireşan's"),
+    Variant("no-exchange", ("--no-exchange",), "3.2", None,
+            "its columns are not independent, unlike Cireşan's"),
     Variant("no-lrn", ("--no-lrn",), "3.3", (0.014, 0.012), "normalization aids generalization"),
-    Variant("pool-2x2", ("--pool", "2x2s2"), "3.4", (0.004, 0.003), "overlapping makes it slightly harder to overfit"),
+    Variant("pool-2x2", ("--pool", "2x2s2"), "3.4", (0.004, 0.003),
+            "overlapping makes it slightly harder to overfit"),
     Variant("no-mirror", ("--no-mirror",), "4.1", None, "without mirrors and crops: substantial overfitting"),
     Variant("no-colour", ("--no-colour",), "4.1", (0.01, None), "over 1%"),
-    Variant("no-dropout", ("--no-dropout",), "4.2", None, "substantial overfitting; half of the iterations to converge"),
+    Variant("no-dropout", ("--no-dropout",), "4.2", None,
+            "substantial overfitting; half of the iterations to converge"),
     Variant("no-decay", ("--weight-decay", "0"), "5", None, "decay lowers the training error, too"),
     Variant("no-conv3", ("--drop-layer", "conv3"), "7", (0.02, None), "any of the middle layers: about 2%"),
     Variant("no-conv4", ("--drop-layer", "conv4"), "7", (0.02, None), "any of the middle layers: about 2%"),
@@ -40,7 +46,8 @@ VARIANTS = [
 
 
 def variants(only, net, colour):
-    """The Variants to train, base first: those named in `only`, or all that change the net `net` on such images.
+    """The Variants to train, base first: those named in `only`,
+    or all that change the net `net` on such images.
 
     Raises CpnetError for a name that does not exist.
     """
@@ -49,19 +56,22 @@ def variants(only, net, colour):
         if name not in names:
             raise CpnetError(f"--only {name}: there is no such variant; there are {', '.join(sorted(names))}")
     idle = ["no-colour"] * (not colour) + ["one-column"] * (f"{net}-one-column" not in NETS)
-    return [variant for variant in VARIANTS if variant.name == "base" or variant.name in (only or names - set(idle))]
+    wanted = {"base", *(only or names - set(idle))}
+    return [variant for variant in VARIANTS if variant.name in wanted]
 
 
 def result(folder):
     """What a run came to: the last epoch's errors as fractions, and the epoch in which it had converged."""
     lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     best = min(line["val_top1"] for line in lines)
-    return {"val_top1": lines[-1]["val_top1"], "val_top5": lines[-1]["val_top5"], "train_top1": lines[-1]["train_top1"],
+    return {"val_top1": lines[-1]["val_top1"], "val_top5": lines[-1]["val_top5"],
+            "train_top1": lines[-1]["train_top1"],
             "converged": next(line["epoch"] for line in lines if line["val_top1"] <= best + CLOSE)}
 
 
 def compare(results):
-    """{variant name: [result of each seed]} → a row for each: means, spread (standard deviation), differences from base."""
+    """{variant name: [result of each seed]} → a row for each:
+    means, spread (standard deviation), differences from base."""
     base = {key: statistics.mean(run[key] for run in results["base"]) for key in results["base"][0]}
     rows = []
     for variant in VARIANTS:
@@ -77,15 +87,18 @@ def compare(results):
 
 def table(rows):
     """The rows as text. All differences are in percentage points: more than 0 is worse without the idea."""
-    lines = [f"{'variant':<12} {'seeds':>5} {'top-1':>7} {'±':>5} {'differs':>8} {'paper':>6} {'top-5':>7} {'differs':>8} "
-             f"{'paper':>6} {'training':>9} {'differs':>8} {'converged':>10}  the paper says"]
+    lines = [f"{'variant':<12} {'seeds':>5} {'top-1':>7} {'±':>5} {'differs':>8} {'paper':>6} {'top-5':>7} "
+             f"{'differs':>8} {'paper':>6} {'training':>9} {'differs':>8} {'converged':>10}  the paper says"]
     for row in rows:
         paper = ["" if cost is None else f"{100 * cost:+.1f}" for cost in row["paper"] or (None, None)]
-        differs = {key: "" if row["variant"] == "base" else f"{100 * row['delta'][key]:+.2f}" for key in row["delta"]}
+        differs = {key: "" if row["variant"] == "base" else f"{100 * row['delta'][key]:+.2f}"
+                   for key in row["delta"]}
         spread = "" if row["spread"] is None else f"{100 * row['spread']:.2f}"
         says = f"{row['section']}: {row['paper says']}" if row["section"] else ""
-        lines.append(f"{row['variant']:<12} {row['seeds']:>5} {row['val_top1']:>7.2%} {spread:>5} {differs['val_top1']:>8} "
-                     f"{paper[0]:>6} {row['val_top5']:>7.2%} {differs['val_top5']:>8} {paper[1]:>6} {row['train_top1']:>9.2%} "
+        lines.append(f"{row['variant']:<12} {row['seeds']:>5} {row['val_top1']:>7.2%} {spread:>5} "
+                     f"{differs['val_top1']:>8} {paper[0]:>6} {row['val_top5']:>7.2%} "
+                     f"{differs['val_top5']:>8} {paper[1]:>6} {row['train_top1']:>9.2%} "
                      f"{differs['train_top1']:>8} {row['converged']:>10.1f}  {says}".rstrip())
-    return "\n".join([*lines, "differs: from base, in points, + is worse; ±: standard deviation over seeds; paper: on "
-                      f"ImageNet; converged: the first epoch within {100 * CLOSE:g} points of the run's best"])
+    lines.append("differs: from base, in points, + is worse; ±: standard deviation over seeds; paper: on "
+                 f"ImageNet; converged: the first epoch within {100 * CLOSE:g} points of the run's best")
+    return "\n".join(lines)

@@ -1,14 +1,15 @@
-"""Short binary codes of vectors (section 6.1). Search "could be made efficient by training an auto-encoder to compress these
-vectors to short binary codes".
+"""Short binary codes of vectors (section 6.1).
+Search "could be made efficient by training an auto-encoder to compress these vectors to short binary codes".
 
     vector → linear, tanh → linear, sign: the code → linear, tanh → linear → the vector again
 
-trained to give back what it was given, by the project's layers and update rule. The sign is taken in training too, so that
-what comes after it learns from the very bits that will be stored; backward takes tanh's slope for it. The vectors are centred
-and brought to a variance of 1 on average.
+trained to give back what it was given, by the project's layers and update rule. The sign is taken in training
+too, so that what comes after it learns from the very bits that will be stored; backward takes tanh's slope
+for it. The vectors are centred and brought to a variance of 1 on average.
 
-A codes file is HDF5: attributes format, version, source (the vectors' file), kind ("features" or "pixels"), bits; for each
-split SPLIT/codes uint8 (N, ⌈bits / 8⌉), the bits packed as numpy.packbits does, and SPLIT/labels int32 (N).
+A codes file is HDF5: attributes format, version, source (the vectors' file), kind ("features" or "pixels"),
+bits; for each split SPLIT/codes uint8 (N, ⌈bits / 8⌉), the bits packed as numpy.packbits does,
+and SPLIT/labels int32 (N).
 """
 import io
 import os
@@ -47,8 +48,8 @@ def auto_encoder(width, hidden, bits):
 
 
 class Sign(Layer):
-    """A binary code: 1 where x > 0, else −1, written over x. Backward is tanh's: the layers below learn to put x on the right
-    side of 0, while the layers above never see anything but bits."""
+    """A binary code: 1 where x > 0, else −1, written over x. Backward is tanh's: the layers below learn to
+    put x on the right side of 0, while the layers above never see anything but bits."""
 
     def forward(self, x, run):
         self.tanh = pointwise.tanh_forward(x, out=self.buffer("tanh", x.shape, x.dtype))
@@ -59,15 +60,19 @@ class Sign(Layer):
 
 
 class Coder:
-    """An auto-encoder for the training vectors of `source` (Features or Pixels), placed on `device`, from its checkpoint
-    `path` on, if that is of the same `settings`: hidden, bits, batch, rate, epochs, seed."""
+    """An auto-encoder for the training vectors of `source` (Features or Pixels), placed on `device`,
+    from its checkpoint `path` on, if that is of the same `settings`:
+    hidden, bits, batch, rate, epochs, seed."""
 
     def __init__(self, source, path, settings, device, progress=False):
-        self.source, self.path, self.settings, self.device, self.progress = source, path, settings, device, progress
+        self.source, self.path, self.settings = source, path, settings
+        self.device, self.progress = device, progress
         self.rows, _ = source.split("train")
         self.width = self.rows.shape[1]
-        self.network = Network(auto_encoder(self.width, settings["hidden"], settings["bits"]), [device], seed=settings["seed"])
-        self.task = {"source": os.path.abspath(source.path), "written": os.stat(source.path).st_mtime_ns, **settings}
+        self.network = Network(auto_encoder(self.width, settings["hidden"], settings["bits"]), [device],
+                               seed=settings["seed"])
+        self.task = {"source": os.path.abspath(source.path),
+                     "written": os.stat(source.path).st_mtime_ns, **settings}
         before = Checkpoint(path) if os.path.exists(path) else None
         if before and before.settings == self.task:
             before.restore(self.network)
@@ -85,7 +90,8 @@ class Coder:
         power = squares / (len(self.rows) * self.width)
         variance = power - np.square(mean).mean()
         if not variance > 1e-12 * power:
-            raise CpnetError(f"{self.source.path}: all training vectors are equal, or not all of their numbers finite")
+            raise CpnetError(f"{self.source.path}: all training vectors are equal, or not all of their "
+                             "numbers finite")
         self.mean = mean.astype(np.float32)
         self.state = {"epoch": 0, "scale": float(variance**0.5)}
         self._save()
@@ -99,7 +105,8 @@ class Coder:
             error = self._epoch(epoch)
             self.state["epoch"] = epoch + 1
             self._save()
-            say(f"epoch {epoch + 1}/{self.settings['epochs']}: reconstruction error {error:.2%} of the variance")
+            say(f"epoch {epoch + 1}/{self.settings['epochs']}: reconstruction error {error:.2%} of the "
+                "variance")
 
     def _epoch(self, epoch):
         settings, loss = self.settings, 0.0
@@ -107,16 +114,19 @@ class Coder:
         rate = settings["rate"] / max(self.width, settings["hidden"]) * (1 - epoch / settings["epochs"])
         order = epoch_order(len(self.rows), settings["seed"], epoch, "blocks")
         windows = [order[start:start + WINDOW] for start in range(0, len(order), WINDOW)]
-        with tqdm(total=len(order), unit=" vectors", desc=f"epoch {epoch + 1}", leave=False, disable=not self.progress) as bar:
+        with tqdm(total=len(order), unit=" vectors", desc=f"epoch {epoch + 1}", leave=False,
+                  disable=not self.progress) as bar:
             # A window is read in the order of the file, then taken in its own.
-            for window, block in zip(windows, ahead(lambda window: self.rows[np.sort(window)], windows), strict=True):
+            for window, block in zip(windows, ahead(lambda window: self.rows[np.sort(window)], windows),
+                                     strict=True):
                 places = np.searchsorted(np.sort(window), window)
                 for start in range(0, len(window), settings["batch"]):
                     chosen = block[places[start:start + settings["batch"]]]
                     here = self._step(chosen, rate)
                     if not self._share(here, len(chosen)) <= DIVERGED:
-                        raise CpnetError(f"epoch {epoch + 1}: the reconstruction error is {self._share(here, len(chosen)):.0%} "
-                                         f"of the variance: try a smaller --rate than {settings['rate']:g}")
+                        raise CpnetError(f"epoch {epoch + 1}: the reconstruction error is "
+                                         f"{self._share(here, len(chosen)):.0%} of the variance: try a "
+                                         f"smaller --rate than {settings['rate']:g}")
                     loss += here
                     bar.update(len(chosen))
         return self._share(loss, len(order))
@@ -131,7 +141,8 @@ class Coder:
         return loss
 
     def encode(self, rows, name):
-        """(codes uint8 (N, ⌈bits / 8⌉), reconstruction error) of vectors (N, D), an array or Rows called `name`."""
+        """(codes uint8 (N, ⌈bits / 8⌉), reconstruction error) of vectors (N, D),
+        an array or Rows called `name`."""
         codes, loss = np.empty((len(rows), -(-self.settings["bits"] // 8)), np.uint8), 0.0
         kept, done = {}, 0
 
@@ -166,7 +177,8 @@ class Coder:
 def make(source, out, settings, device, *, say=print, progress=False):
     """Train an auto-encoder on the training vectors of `source` and write the codes of all splits to `out`.
 
-    Interrupted, the same call goes on after the last whole epoch. Raises CpnetError where `out` cannot be written.
+    Interrupted, the same call goes on after the last whole epoch.
+    Raises CpnetError where `out` cannot be written.
     """
     if not os.access(os.path.dirname(os.path.abspath(out)), os.W_OK):
         raise CpnetError(f"{out}: could not be written: there is no such folder, or it may not be written to")
@@ -177,11 +189,13 @@ def make(source, out, settings, device, *, say=print, progress=False):
     if coder.state["epoch"]:
         say(f"going on after epoch {coder.state['epoch']}")
     else:
-        say(f"before training: reconstruction error {coder.encode(coder.rows[:WINDOW], 'before')[1]:.2%} of the variance")
+        say(f"before training: reconstruction error {coder.encode(coder.rows[:WINDOW], 'before')[1]:.2%} of "
+            "the variance")
     coder.train(say)
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, source=str(source.path), kind=source.kind, bits=settings["bits"])
+        file.attrs.update(format=FORMAT, version=VERSION, source=str(source.path), kind=source.kind,
+                          bits=settings["bits"])
         for split in source.splits:
             rows, labels = source.split(split)
             file[f"{split}/codes"], error = coder.encode(rows, split)
@@ -192,14 +206,16 @@ def make(source, out, settings, device, *, say=print, progress=False):
 
 
 class Codes:
-    """A codes file, read whole: `bits`, and `kind`, that of the vectors. Raises CpnetError if it is not one."""
+    """A codes file, read whole: `bits`, and `kind`, that of the vectors.
+    Raises CpnetError if it is not one."""
 
     def __init__(self, path):
         self.path = path
         try:
             with h5py.File(path) as file:
                 if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                    raise CpnetError(f"{path}: is not a codes file of this program; make one with python run.py codes")
+                    raise CpnetError(f"{path}: is not a codes file of this program; make one with python "
+                                     "run.py codes")
                 self.bits, self.kind = int(file.attrs["bits"]), file.attrs["kind"]
                 self.splits = {name: (file[f"{name}/codes"][()], file[f"{name}/labels"][()]) for name in file}
         except (OSError, KeyError) as error:

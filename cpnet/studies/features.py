@@ -1,8 +1,9 @@
-"""The last hidden layer's activations for every image of a data set (section 6.1): what the net finds alike lies close.
-And how they are read again, or the raw pixels that they are compared with, without ever having all of them in memory.
+"""The last hidden layer's activations for every image of a data set (section 6.1): what the net finds alike
+lies close. And how they are read again, or the raw pixels that they are compared with,
+without ever having all of them in memory.
 
-A features file is HDF5: attributes format, version, checkpoint, data, layer; for each split SPLIT/features float32 (N, D), one
-row an image in the data set's order, and SPLIT/labels int32 (N).
+A features file is HDF5: attributes format, version, checkpoint, data, layer; for each split SPLIT/features
+float32 (N, D), one row an image in the data set's order, and SPLIT/labels int32 (N).
 """
 import json
 import os
@@ -26,8 +27,8 @@ SAVE_EVERY = 64  # batches
 
 
 def last_hidden(table):
-    """The layer whose output is the last hidden layer's: the nonlinearity before the last fully-connected one. (Dropout's
-    ×0.5 at test time, which comes after, would scale all distances alike.)"""
+    """The layer whose output is the last hidden layer's: the nonlinearity before the last fully-connected
+    one. (Dropout's ×0.5 at test time, which comes after, would scale all distances alike.)"""
     index = max(i for i, layer in enumerate(table.layers) if isinstance(layer, Linear))
     while isinstance(table.layers[index - 1], Dropout):
         index -= 1
@@ -35,7 +36,8 @@ def last_hidden(table):
 
 
 def hidden(network, images):
-    """images (C, H, W, N) → the last hidden layer's activations, NumPy's (N, D); D = C·H·W where that layer has maps."""
+    """images (C, H, W, N) → the last hidden layer's activations, NumPy's (N, D);
+    D = C·H·W where that layer has maps."""
     layer, kept = last_hidden(network.table), []
 
     def watch(this, outputs):
@@ -47,10 +49,12 @@ def hidden(network, images):
 
 
 def extract(network, dataset, out, splits, *, made_from, batch=128, threads=1, progress=False):
-    """Write the features of `splits` to `out`. Interrupted, the same call goes on where it stopped. `made_from`: a text that
-    says which checkpoint this is. Raises CpnetError where `out` cannot be written."""
+    """Write the features of `splits` to `out`. Interrupted, the same call goes on where it stopped.
+    `made_from`: a text that says which checkpoint this is.
+    Raises CpnetError where `out` cannot be written."""
     part, journal = f"{out}.partial", f"{out}.progress"
-    width = int(np.prod(next(shape for layer, _, shape in network.table.shapes() if layer is last_hidden(network.table))))
+    width = int(np.prod(next(shape for layer, _, shape in network.table.shapes()
+                             if layer is last_hidden(network.table))))
     sizes = {split: len(dataset.split(split)) for split in splits}
     task = {"checkpoint": made_from, "data": str(dataset.path), "sizes": sizes, "width": width}
     try:
@@ -68,7 +72,8 @@ def extract(network, dataset, out, splits, *, made_from, batch=128, threads=1, p
                     done[split] = count
                     write_atomically(journal, json.dumps({"task": task, "done": done}))
 
-                _extract_split(network, dataset, split, done[split], batch, threads, progress, fd, places[split], save)
+                _extract_split(network, dataset, split, done[split], batch, threads, progress, fd,
+                               places[split], save)
         finally:
             os.close(fd)
         os.replace(part, out)
@@ -78,9 +83,11 @@ def extract(network, dataset, out, splits, *, made_from, batch=128, threads=1, p
 
 
 def _extract_split(network, dataset, split, done, batch, threads, progress, fd, place, save):
-    with Feed(network, dataset, split, batch=batch, mode="centre", start=done // batch, threads=threads) as feed:
+    with Feed(network, dataset, split, batch=batch, mode="centre", start=done // batch,
+              threads=threads) as feed:
         count = done // batch * batch
-        for number, loaded in enumerate(tqdm(feed, desc=split, unit="batch", leave=False, disable=not progress), 1):
+        for number, loaded in enumerate(tqdm(feed, desc=split, unit="batch", leave=False,
+                                             disable=not progress), 1):
             rows = np.ascontiguousarray(hidden(network, loaded.images), np.float32)
             write_all(fd, memoryview(rows.reshape(-1).view(np.uint8)), place + count * rows[0].nbytes)
             count += len(rows)
@@ -114,8 +121,9 @@ def _make(part, task, dataset, network):
 
 
 class Rows:
-    """The vectors (N, D) of a split, read from the disk as they are asked for, by a slice or by indices (n,) in any order:
-    rows[2:9], rows[[5, 3]] → (n, D). read(indices, out): fills out (n, D). From any number of threads."""
+    """The vectors (N, D) of a split, read from the disk as they are asked for, by a slice or by indices (n,)
+    in any order: rows[2:9], rows[[5, 3]] → (n, D). read(indices, out): fills out (n, D).
+    From any number of threads."""
 
     def __init__(self, shape, dtype, read):
         self.shape, self.dtype, self.read = shape, np.dtype(dtype), read
@@ -132,7 +140,8 @@ class Rows:
 
 
 class Features:
-    """A features file, open until `close()`. `kind` says what its vectors are. Raises CpnetError if it is not one."""
+    """A features file, open until `close()`. `kind` says what its vectors are.
+    Raises CpnetError if it is not one."""
     kind = "features"
 
     def __init__(self, path):
@@ -142,7 +151,8 @@ class Features:
         except OSError as error:
             raise CpnetError(f"{path}: cannot be read as a features file ({error})") from error
         if self.file.attrs.get("format") != FORMAT or self.file.attrs.get("version") != VERSION:
-            raise CpnetError(f"{path}: is not a features file of this program; make one with python run.py features")
+            raise CpnetError(f"{path}: is not a features file of this program; make one with python run.py "
+                             "features")
         self.splits, self.fd = list(self.file), os.open(path, os.O_RDONLY)
 
     def split(self, name):
@@ -152,11 +162,13 @@ class Features:
         features, labels = self.file.get(f"{name}/features"), self.file.get(f"{name}/labels")
         if features is None or labels is None or features.dtype != "<f4" or features.id.get_offset() is None \
                 or features.ndim != 2 or labels.shape != features.shape[:1]:
-            raise CpnetError(f"{self.path}: {name!r} is not one block of float32 vectors with their labels; make it again")
+            raise CpnetError(f"{self.path}: {name!r} is not one block of float32 vectors with their labels; "
+                             "make it again")
         size = 4 * features.shape[1]
         places = features.id.get_offset() + np.arange(len(features) + 1) * size
         stored = FilePixels(self.fd, str(self.path), name, (size,), places)
-        return Rows(features.shape, np.float32, lambda indices, out: stored.read(indices, out.view(np.uint8))), labels[()]
+        return Rows(features.shape, np.float32,
+                    lambda indices, out: stored.read(indices, out.view(np.uint8))), labels[()]
 
     def close(self):
         self.file.close()
@@ -185,7 +197,8 @@ class Pixels:
 
 
 def open_vectors(path):
-    """The Features of a features file, or else the Pixels of a data set. Raises CpnetError or DataError for what is neither."""
+    """The Features of a features file, or else the Pixels of a data set.
+    Raises CpnetError or DataError for what is neither."""
     try:
         with h5py.File(path) as file:
             is_features = file.attrs.get("format") == FORMAT
@@ -195,7 +208,8 @@ def open_vectors(path):
 
 
 def ahead(read, tasks):
-    """Yields read(task) for each of `tasks`; the next one is read by a thread while the caller uses this one."""
+    """Yields read(task) for each of `tasks`; the next one is read by a thread while the
+    caller uses this one."""
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
         coming = None
         for task in tasks:

@@ -1,5 +1,5 @@
-"""Figure 1: how many updates a net of ReLUs needs to come down to a given training error, and the same net of tanh units, each
-with the learning rate that makes this fastest (section 3.1)."""
+"""Figure 1: how many updates a net of ReLUs needs to come down to a given training error, and the same net of
+tanh units, each with the learning rate that makes this fastest (section 3.1)."""
 import math
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ LAST_PROBES = 3  # whose mean is a trial's error
 
 @dataclass(frozen=True)
 class Trial:
-    """A rate tried: the updates it took to the level, or None; the error at its end; [[update, error], …]. An infinite error:
-    it diverged."""
+    """A rate tried: the updates it took to the level, or None; the error at its end; [[update, error], …].
+    An infinite error: it diverged."""
     rate: float
     updates: int | None
     error: float
     probes: list
 
     def rank(self):
-        """The smaller the better: the level reached sooner, else a smaller error; of nets that all know nothing yet the larger
-        rate, of those that diverged the smaller."""
+        """The smaller the better: the level reached sooner, else a smaller error; of nets that all know
+        nothing yet the larger rate, of those that diverged the smaller."""
         return (math.inf if self.updates is None else self.updates, self.error,
                 -self.rate if self.error < math.inf else self.rate)
 
@@ -36,10 +36,11 @@ def trial(rate, probes, level, updates):
 
 
 def search(attempt, start, stride):
-    """Go along a grid of rates to where neither neighbour is better. Returns ({place on the grid: Trial}, the best's place).
+    """Go along a grid of rates to where neither neighbour is better.
+    Returns ({place on the grid: Trial}, the best's place).
 
-    attempt(place, best): the Trial at this place, the best so far being `best` (a Trial or None). start: the places to begin
-    with; stride: from a place to its neighbours.
+    attempt(place, best): the Trial at this place, the best so far being `best` (a Trial or None).
+    start: the places to begin with; stride: from a place to its neighbours.
     """
     trials, best = {}, None
     waiting = list(start)
@@ -52,23 +53,28 @@ def search(attempt, start, stride):
 
 
 def ratio(best):
-    """How many times as many updates tanh needs: {unit: Trial} → the quotient, or None where one did not reach the level."""
+    """How many times as many updates tanh needs: {unit: Trial} → the quotient,
+    or None where one did not reach the level."""
     relu, tanh = best["relu"].updates, best["tanh"].updates
     return tanh / relu if relu and tanh else None
 
 
 def table(tried, best, level, short, epoch):
-    """What was tried, as text. tried: {unit: (short trials, trials to the level)}; short: updates of a short trial; epoch: of
-    an epoch."""
-    lines = [f"{'unit':<6} {'rate':>9}  {f'error after {short:,} updates':>26}  {f'updates to {level:.1%}':>18}  {'epochs':>7}"]
+    """What was tried, as text. tried: {unit: (short trials, trials to the level)}; short:
+    updates of a short trial; epoch: of an epoch."""
+    lines = [f"{'unit':<6} {'rate':>9}  {f'error after {short:,} updates':>26}  "
+             f"{f'updates to {level:.1%}':>18}  {'epochs':>7}"]
     for unit, (trials, long) in tried.items():
         for rate in sorted({each.rate for each in trials + long}):
             error = "".join(_percent(each) for each in trials if each.rate == rate)
-            updates = "".join(f"{each.updates:,}" if each.updates else f"{_percent(each)} in {each.probes[-1][0]:,}"
+            updates = "".join(f"{each.updates:,}" if each.updates
+                              else f"{_percent(each)} in {each.probes[-1][0]:,}"
                               for each in long if each.rate == rate)
-            epochs = "".join(f"{each.updates / epoch:.1f}" for each in long if each.rate == rate and each.updates)
+            epochs = "".join(f"{each.updates / epoch:.1f}" for each in long if each.rate == rate
+                             and each.updates)
             mark = "  ← the best" if rate == best[unit].rate else ""
-            lines.append(f"{UNITS[unit][0]:<6} {rate:>9.3g}  {error:>26}  {updates:>18}  {epochs:>7}{mark}".rstrip())
+            line = f"{UNITS[unit][0]:<6} {rate:>9.3g}  {error:>26}  {updates:>18}  {epochs:>7}{mark}"
+            lines.append(line.rstrip())
     return "\n".join(lines)
 
 
@@ -80,14 +86,16 @@ def verdict(best, level):
     """The comparison in one line."""
     times = ratio(best)
     if times:
-        return (f"to a training error of {level:.1%}: ReLU {best['relu'].updates:,} updates, tanh {best['tanh'].updates:,}, "
-                f"{times:.1f} times as many (the paper, 25% on CIFAR-10: 6)")
+        return (f"to a training error of {level:.1%}: ReLU {best['relu'].updates:,} updates, tanh "
+                f"{best['tanh'].updates:,}, {times:.1f} times as many (the paper, 25% on CIFAR-10: 6)")
     late = [UNITS[unit][0] for unit in UNITS if best[unit].updates is None]
-    return f"{' and '.join(late)} did not come to a training error of {level:.1%}: give more --epochs, or a higher --level"
+    return (f"{' and '.join(late)} did not come to a training error of {level:.1%}: give more --epochs, "
+            "or a higher --level")
 
 
 def draw(best, level, epoch, title, path):
-    """Both curves over the epochs (`epoch`: updates of one) as a PNG at `path`; tanh dashed, as in the paper."""
+    """Both curves over the epochs (`epoch`: updates of one) as a PNG at `path`;
+    tanh dashed, as in the paper."""
     figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
     for unit, (name, style) in UNITS.items():
         steps, errors = zip(*best[unit].probes, strict=True)

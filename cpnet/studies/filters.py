@@ -14,8 +14,9 @@ GAP = 2
 
 
 def draw(weights, columns):
-    """conv1's weights (F, C, R, S) → an RGB image uint8 (height, width, 3): column 1 above column 2, each filter scaled by its
-    own largest weight, so that grey is zero. C is 1 or 3; raises CpnetError otherwise."""
+    """conv1's weights (F, C, R, S) → an RGB image uint8 (height, width, 3): column 1 above column 2,
+    each filter scaled by its own largest weight, so that grey is zero.
+    C is 1 or 3; raises CpnetError otherwise."""
     filters, channels, rows, cols = weights.shape
     if channels not in (1, 3):
         raise CpnetError(f"filters of {channels} channels cannot be drawn, only grey and RGB ones")
@@ -36,8 +37,9 @@ def draw(weights, columns):
 
 
 def saturation(weights, columns):
-    """For each column, how much of its filters is colour: the mean over its filters of |w − grey part|² / |w|², the grey part
-    being the mean of the three channels. 0 for colour-blind filters, 1 for pure colour. Raises CpnetError for grey images."""
+    """For each column, how much of its filters is colour: the mean over its filters of |w − grey part|² /
+    |w|², the grey part being the mean of the three channels. 0 for colour-blind filters, 1 for pure colour.
+    Raises CpnetError for grey images."""
     if weights.shape[1] != 3:
         raise CpnetError("grey images: their filters have no colour")
     w = weights.astype(np.float64)
@@ -54,7 +56,8 @@ def save_picture(weights, columns, path):
 
 
 def snapshots(run):
-    """conv1's weights after each epoch of the run in folder `run`, in order. Raises CpnetError where none were kept."""
+    """conv1's weights after each epoch of the run in folder `run`, in order.
+    Raises CpnetError where none were kept."""
     paths = sorted(Path(run, "filters").glob("*.npy"))
     if not paths:
         raise CpnetError(f"{run}: keeps no filters by epoch; is it the folder of a run?")

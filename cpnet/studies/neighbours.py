@@ -1,8 +1,8 @@
 """Images alike (section 6.1, figure 4): the nearest vectors, or binary codes, found exactly.
 
-The vectors stay on the disk: 1.2 million features of 4096 numbers are 20 GB. They are read block by block, the next one while
-this one is searched, and of each block only the nearest are kept. A search is shared over the CPU's threads by queries, or
-done by a GPU.
+The vectors stay on the disk: 1.2 million features of 4096 numbers are 20 GB. They are read block by block,
+the next one while this one is searched, and of each block only the nearest are kept.
+A search is shared over the CPU's threads by queries, or done by a GPU.
 """
 import numpy as np
 
@@ -15,13 +15,15 @@ from cpnet.studies.ops.nearest import euclidean_keys, hamming_keys, smallest, sq
 from cpnet.threads import chunks, parallel
 
 BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 1 << 13  # of what is searched, read at a time
-KEYS_CPU, KEYS_GPU = 1 << 17, 1 << 26  # keys of a task, some of the queries against a block: on a CPU they stay in the cache
+# keys of a task, some of the queries against a block: on a CPU they stay in the cache
+KEYS_CPU, KEYS_GPU = 1 << 17, 1 << 26
 CPU = Device()
 
 
 def nearest(queries, vectors, k, device=CPU):
-    """queries (Q, D), vectors (N, D), an array or Rows → (indices int64 (Q, k), distances float32 (Q, k)), nearest first, of
-    equal distances the lower index first. Distances are rounded as float32's squares are. k must be at most N."""
+    """queries (Q, D), vectors (N, D), an array or Rows → (indices int64 (Q, k), distances float32 (Q, k)),
+    nearest first, of equal distances the lower index first. Distances are rounded as float32's squares are.
+    k must be at most N."""
     queries = device.put(np.ascontiguousarray(queries, np.float32))
     own = square_sums(queries)
 
@@ -37,7 +39,8 @@ def nearest(queries, vectors, k, device=CPU):
 
 
 def nearest_codes(queries, codes, k, device=CPU):
-    """queries (Q, W), codes (N, W), uint64 words → (indices int64 (Q, k), how many bits differ, int64 (Q, k)): as `nearest`."""
+    """queries (Q, W), codes (N, W), uint64 words → (indices int64 (Q, k), how many bits differ, int64
+    (Q, k)): as `nearest`."""
     queries = device.put(np.ascontiguousarray(queries))
 
     def prepare(block):
@@ -55,7 +58,8 @@ def _indices(keys):
 
 
 def _search(queries, rows, k, row_bytes, device, prepare, keys):
-    """The k smallest keys of each query, uint64 (Q, k). keys(part of the queries, prepare(block), first index)."""
+    """The k smallest keys of each query, uint64 (Q, k).
+    keys(part of the queries, prepare(block), first index)."""
     if k > len(rows):
         raise ValueError(f"there are {len(rows)} vectors, not {k}")
     step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
@@ -80,8 +84,9 @@ def _search(queries, rows, k, row_bytes, device, prepare, keys):
 
 
 def rerank(queries, vectors, found, k):
-    """Of each query's shortlist `found` (Q, K), indices into `vectors` (N, D), the k nearest to queries (Q, D) → indices
-    (Q, k), nearest first, of equal distances the lower index first. Only the shortlists' vectors are read."""
+    """Of each query's shortlist `found` (Q, K), indices into `vectors` (N, D), the k nearest to queries
+    (Q, D) → indices (Q, k), nearest first, of equal distances the lower index first.
+    Only the shortlists' vectors are read."""
     indices = np.empty((len(queries), k), np.int64)
 
     def task(number):
@@ -94,5 +99,6 @@ def rerank(queries, vectors, found, k):
 
 
 def precision(indices, labels, wanted):
-    """The share of the images `indices` (Q, k) that have their query's class: labels (N) of the images, `wanted` (Q)."""
+    """The share of the images `indices` (Q, k) that have their query's class:
+    labels (N) of the images, `wanted` (Q)."""
     return float((np.asarray(labels)[indices] == np.asarray(wanted)[:, None]).mean())

@@ -1,4 +1,5 @@
-"""Retrieval (section 6.1): how precise, fast and small searches by features, by their codes and by pixels are."""
+"""Retrieval (section 6.1): how precise, fast and small searches by features,
+by their codes and by pixels are."""
 import time
 
 import numpy as np
@@ -12,20 +13,22 @@ NEAR = 6, 100  # figure 4 shows six
 
 
 class Retrieval:
-    """Searches for `count` images of a split, drawn by `seed`, among the training images: by `features` (Features), by each of
-    `coded` (Codes), and by pixels. With `shortlist`, also by features among so many nearest by codes. `picture`: figure 4,
-    right, as a PNG. Raises CpnetError where the files were not made from `dataset`.
+    """Searches for `count` images of a split, drawn by `seed`, among the training images: by `features`
+    (Features), by each of `coded` (Codes), and by pixels. With `shortlist`, also by features among so many
+    nearest by codes. `picture`: figure 4, right, as a PNG.
+    Raises CpnetError where the files were not made from `dataset`.
     """
 
     def __init__(self, features, coded, dataset, device, *, split, count, seed, shortlist=None, picture=None):
-        self.dataset, self.device, self.split, self.shortlist, self.picture = dataset, device, split, shortlist, picture
+        self.dataset, self.device, self.split = dataset, device, split
+        self.shortlist, self.picture = shortlist, picture
         self.features, self.pixels, self.coded = features, Pixels(dataset), coded
         self.labels, self.wanted = dataset.split("train").labels, dataset.split(split).labels
         for source in features, *coded:
             for name, labels in ("train", self.labels), (split, self.wanted):
                 if not np.array_equal(source.split(name)[1], labels):
-                    raise CpnetError(f"{source.path}: the labels of '{name}' are not those of {dataset.path}: it was made "
-                                     "from another data set")
+                    raise CpnetError(f"{source.path}: the labels of '{name}' are not those of "
+                                     f"{dataset.path}: it was made from another data set")
         self.drawn = np.random.default_rng(seed).permutation(len(self.wanted))[:count]
         self.chosen = np.sort(self.drawn)  # as they lie in the file
         self.most = min(max(NEAR), len(self.labels))
@@ -62,14 +65,17 @@ class Retrieval:
             k = min(max(self.shortlist, self.most), len(self.labels))
             vectors, _ = self.features.split("train")
             asked = self.features.split(self.split)[0][self.chosen]
-            self.timed(f"  {k:,}, then features", size, length, lambda: rerank(asked, vectors, search(k), self.most))
+            self.timed(f"  {k:,}, then features", size, length,
+                       lambda: rerank(asked, vectors, search(k), self.most))
 
     def timed(self, name, size, length, search):
         """search() → indices (Q, most), and a line about it."""
         began = time.perf_counter()
         found = search()
         ms = 1000 * (time.perf_counter() - began) / len(self.chosen)
-        shares = ", ".join(f"{precision(found[:, :k], self.labels, self.wanted[self.chosen]):.2%} of the nearest {k}"
+        shares = ", ".join(f"{precision(found[:, :k], self.labels, self.wanted[self.chosen]):.2%} of the "
+                           f"nearest {k}"
                            for k in NEAR if k <= self.most)
-        print(f"{name:<22} {size:>15}, {length:>7,} bytes an image, {ms:8.3f} ms a query: {shares} have its class")
+        print(f"{name:<22} {size:>15}, {length:>7,} bytes an image, {ms:8.3f} ms a query: {shares} have its "
+              "class")
         return found

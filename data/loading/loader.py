@@ -17,11 +17,13 @@ from data.store.crops import centre
 MODES = ("train", "centre", "ten")
 
 Batch = namedtuple("Batch", "images labels indices")
-Batch.__doc__ = "images float (C, crop, crop, N), or 10·N of them; labels int32 (N,); indices int64 (N,) in the split."
+Batch.__doc__ = """images float (C, crop, crop, N), or 10·N of them; labels int32 (N,);
+indices int64 (N,) in the split."""
 
 RawBatch = namedtuple("RawBatch", "packed labels indices memory")
-RawBatch.__doc__ = """packed: what data.loading.packed.Packed names, of N images, or of 10·N views; labels int32 (N,);
-indices int64 (N,) in the split; memory: the bytes, flat uint8, that all of `packed` lies in."""
+RawBatch.__doc__ = """packed: what data.loading.packed.Packed names, of N images, or of 10·N views;
+labels int32 (N,); indices int64 (N,) in the split; memory:
+the bytes, flat uint8, that all of `packed` lies in."""
 
 
 class Loader:
@@ -29,32 +31,37 @@ class Loader:
 
     dataset, split  an open Dataset, which must outlive the loader, and the name of the split
     batch, crop     images a batch, and the side of the crops in pixels
-    mode            "train"   shuffled; random crop, mirror and colour shift, all from (seed, epoch, image index)
+    mode            "train"   shuffled; random crop, mirror and colour shift, from (seed, epoch, image index)
                     "centre"  in file order; the central crop
-                    "ten"     in file order; the ten views of section 4.1, view v of image i in column v·N + i:
-                              corners top left, top right, bottom left, bottom right, centre, then their mirrors
+                    "ten"     in file order; the ten views of section 4.1, view v of image i at v·N + i:
+                              corners top left, top right, bottom left, bottom right, centre, then mirrors
     start           the batch to begin with, to resume in mid-epoch
     drop_last       leave out the last batch if it is incomplete
     shuffle         mode "train": "full", or "blocks" for disks that cannot seek fast (data/loading/order.py)
-    rank, ranks     this loader's part of every batch of ranks·batch images: the ranks' batches together are those of one
-                    loader with that batch size. All ranks have equally many; an incomplete last one may be empty
+    rank, ranks     this loader's part of every batch of ranks·batch images: the ranks' batches together are
+                    those of one loader with that batch size. All ranks have equally many; an incomplete last
+                    one may be empty
     mirror, colour, crops
-                    mode "train": may mirror; may shift colours (of colour sets); may crop elsewhere than in the centre
+                    mode "train": may mirror; may shift colours (of colour sets); may crop elsewhere than in
+                    the centre
     threads, ring   worker threads; batches in memory, the consumer's own included (2 or more overlap with it)
     dtype           float32 or float64
-    raw             RawBatch instead, for a GPU that does the rest (cpnet/ops/crops): a quarter of the bytes and the work
+    raw             RawBatch instead, for a GPU that does the rest (cpnet/ops/crops): a quarter of the bytes
+                    and the work
     flip            with raw: mirror the pixels here, rather than say which are to be mirrored
-    allocate        allocate(shape, dtype) makes the ring's buffers: np.empty, or an allocator of pinned memory
+    allocate        allocate(shape, dtype) makes the ring's buffers: np.empty, or one of pinned memory
 
-    A batch is valid until the next one is asked for, or longer (`keep`); then its buffer is filled anew. Copy what you keep.
-    The mean image's crop is subtracted at the image's own offset, before mirroring.
+    A batch is valid until the next one is asked for, or longer (`keep`); then its buffer is filled anew.
+    Copy what you keep. The mean image's crop is subtracted at the image's own offset, before mirroring.
     An error in a thread is raised here, by the `next()` of the batch that it spoiled, as DataError.
-    Raises DataError for a split or crop that the data set does not have, ValueError for arguments out of range.
+    Raises DataError for a split or crop that the data set does not have,
+    ValueError for arguments out of range.
     """
 
-    def __init__(self, dataset, split, *, batch, crop, mode="train", seed=0, epoch=0, start=0, drop_last=False, shuffle="full",
-                 rank=0, ranks=1, mirror=True, colour=True, crops=True, threads=1, ring=4, dtype=np.float32, raw=False,
-                 flip=False, allocate=np.empty):
+    def __init__(self, dataset, split, *, batch, crop, mode="train", seed=0, epoch=0, start=0,
+                 drop_last=False, shuffle="full",
+                 rank=0, ranks=1, mirror=True, colour=True, crops=True, threads=1, ring=4,
+                 dtype=np.float32, raw=False, flip=False, allocate=np.empty):
         part = dataset.split(split)
         _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype)
         shape = part.image_shape
@@ -65,7 +72,8 @@ class Loader:
         else:
             order = np.arange(len(part))
             views = centre_view(shape, crop) if mode == "centre" else ten_views(shape, crop)
-        batches = Batches(order, batch, rank, ranks, windows=mode == "train" and shuffle == "blocks", start=start)
+        batches = Batches(order, batch, rank, ranks,
+                          windows=mode == "train" and shuffle == "blocks", start=start)
         last = batches.count(drop_last)
         if not 0 <= start <= last:
             raise ValueError(f"start must be a batch in 0..{last}, not {start}")
@@ -74,7 +82,8 @@ class Loader:
                                             mean=dataset.mean.astype(dtype), crop=crop, flip=raw and flip)
         work.slots = [work.slot(allocate) for _ in range(min(ring, self._length))]
         self._ring = Ring(work, start, last, len(work.slots), threads)
-        self._finalizer = weakref.finalize(self, self._ring.close)  # a loader that is dropped ends its threads too
+        # a loader that is dropped ends its threads too
+        self._finalizer = weakref.finalize(self, self._ring.close)
 
     def __len__(self):
         """Batches from `start` to the end of the epoch."""
@@ -110,12 +119,15 @@ class Loader:
 
 
 class _Work:
-    """Makes batch `number` in `slot`; called by the threads. Knows nothing of the Loader, so that it can be dropped."""
+    """Makes batch `number` in `slot`; called by the threads.
+    Knows nothing of the Loader, so that it can be dropped."""
 
     def __init__(self, path, split, batches, views, *, drawn, mean, crop, flip):
-        self.path, self.split, self.batches, self.mean, self.drawn, self.flip = path, split, batches, mean, drawn, flip
+        self.path, self.split, self.batches = path, split, batches
+        self.mean, self.drawn, self.flip = mean, drawn, flip
         shift = None if views.shift is None else views.shift.astype(mean.dtype)
-        self.labels, self.views = split.labels, views._replace(shift=shift)  # fixed ones, in which every image is seen
+        # fixed ones, in which every image is seen
+        self.labels, self.views = split.labels, views._replace(shift=shift)
         if drawn:  # or one of each image: in the order of the epoch, so that a batch's lie together
             self.labels = self.labels[batches.order]
             self.views = View(*(None if each is None else each[batches.order] for each in self.views))
@@ -203,7 +215,8 @@ def _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, th
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"dtype must be a floating-point type, not {np.dtype(dtype)}")
     if not 1 <= crop <= min(dataset.height, dataset.width):
-        raise DataError(f"{dataset.path}: cannot cut {crop}×{crop} out of images of {dataset.height}×{dataset.width}")
+        raise DataError(f"{dataset.path}: cannot cut {crop}×{crop} out of images of "
+                        f"{dataset.height}×{dataset.width}")
     if drop_last and len(part) < batch * ranks:
-        raise DataError(f"{dataset.path}: '{part.name}' has {len(part)} images, not one full batch of {batch * ranks}; "
-                        "choose a smaller batch")
+        raise DataError(f"{dataset.path}: '{part.name}' has {len(part)} images, not one full batch of "
+                        f"{batch * ranks}; choose a smaller batch")

@@ -1,22 +1,26 @@
-"""Which images an epoch's batches have, in which order, and what to fetch from the disk before they are read."""
+"""Which images an epoch's batches have, in which order,
+and what to fetch from the disk before they are read."""
 
 import numpy as np
 
 SHUFFLES = "full", "blocks"
-BLOCK, WINDOW = 32, 256 * 32  # images: of a run that is read in one go, and among which shuffle "blocks" mixes
+# images: of a run that is read in one go, and among which shuffle "blocks" mixes
+BLOCK, WINDOW = 32, 256 * 32
 _ORDER, CROP, MIRROR, COLOUR = range(4)  # separate streams: leaving one out does not change the others
 
 
 def generator(seed, epoch, stream):
-    """The random numbers of one stream of one epoch, from their beginning: counter-based, keyed by (seed, epoch)."""
+    """The random numbers of one stream of one epoch, from their beginning:
+    counter-based, keyed by (seed, epoch)."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
 
 
 def epoch_order(count, seed, epoch, shuffle="full"):
     """The order of an epoch: a permutation of 0..count−1, int64.
 
-    "full": any of them. "blocks": runs of BLOCK consecutive images in any order, and the images of every WINDOW // BLOCK runs
-    mixed: each window of WINDOW images of this order can be fetched from the disk in runs.
+    "full": any of them. "blocks": runs of BLOCK consecutive images in any order, and the images of every
+    WINDOW // BLOCK runs mixed: each window of WINDOW images of this order can be
+    fetched from the disk in runs.
     """
     random = generator(seed, epoch, _ORDER)
     if shuffle == "full":
@@ -32,7 +36,8 @@ def epoch_order(count, seed, epoch, shuffle="full"):
 class Batches:
     """The images of each batch of rank `rank` of `ranks`: its part of ranks·batch images of `order` (int64).
 
-    windows: fetch a window of WINDOW images ahead, sorted, so that a disk reads in runs; else each batch's own images.
+    windows: fetch a window of WINDOW images ahead, sorted, so that a disk reads in runs;
+    else each batch's own images.
     """
 
     def __init__(self, order, batch, rank=0, ranks=1, *, windows=False, start=0):
@@ -43,7 +48,8 @@ class Batches:
             self.sorted = np.concatenate([np.sort(order[k:k + WINDOW]) for k in range(0, len(order), WINDOW)])
 
     def count(self, drop_last):
-        """How many batches there are, for every rank the same; the last, if it is incomplete, only without `drop_last`."""
+        """How many batches there are, for every rank the same;
+        the last, if it is incomplete, only without `drop_last`."""
         whole = self.batch * self.ranks
         return len(self.order) // whole if drop_last else -(-len(self.order) // whole)
 

@@ -1,4 +1,5 @@
-"""Threads that do numbered pieces of work ahead of their consumer, in a ring of reused slots, handed out in order."""
+"""Threads that do numbered pieces of work ahead of their consumer, in a ring of reused slots,
+handed out in order."""
 
 import threading
 from collections import namedtuple
@@ -7,19 +8,21 @@ from time import perf_counter
 from data.errors import DataError
 
 Health = namedtuple("Health", "pieces ready waits seconds")
-Health.__doc__ = """How a ring keeps up: pieces handed out; how many were ready when one was asked for, on average; how often
-and how long the consumer had to wait for work (not for a slot that a GPU was still reading)."""
+Health.__doc__ = """How a ring keeps up: pieces handed out; how many were ready when one was asked for,
+on average; how often and how long the consumer had to wait for work (not for a slot that a
+GPU was still reading)."""
 
 
 class Ring:
-    """Runs `work(number, slot)` for number = first … last−1 on threads; `next()` hands the results out in order.
+    """Runs `work(number, slot)` for number = first … last−1 on threads;
+    `next()` hands the results out in order.
 
-    Piece `number` uses slot `number % slots`. A slot belongs to the consumer from the `next()` that handed it out to
-    the following call of `next()`, and on until what `keep` was given has returned; then a thread may write into it again.
-    When every slot is full the threads sleep.
+    Piece `number` uses slot `number % slots`. A slot belongs to the consumer from the `next()` that handed it
+    out to the following call of `next()`, and on until what `keep` was given has returned; then a thread may
+    write into it again. When every slot is full the threads sleep.
 
-    An exception in `work` comes out of the `next()` that would have brought that piece, after the pieces before it,
-    as the object that the thread raised, again at every further call; no further pieces are begun.
+    An exception in `work` comes out of the `next()` that would have brought that piece, after the pieces
+    before it, as the object that the thread raised, again at every further call; no further pieces are begun.
     """
 
     def __init__(self, work, first, last, slots, threads):
@@ -27,14 +30,16 @@ class Ring:
         self.begin = first  # the next piece for a thread to begin
         self.wanted = first  # the next piece to hand out
         self.held = first  # pieces before this one are finished with: their slots are free
-        self.done = {}  # number → (result, exception, when its work began) of pieces that wait to be handed out
+        # number → (result, exception, when its work began) of pieces that wait to be handed out
+        self.done = {}
         self.kept = {}  # slot → what to call before it is written to
         self.stopping = self.closed = False
         self.death = None  # what a thread died of, outside its work
         self.pieces = self.ready_sum = self.waits = 0
         self.seconds = 0.0
         self.changed = threading.Condition()
-        # Daemons, so that a program which ends without close() is not kept alive by threads asleep in a full ring.
+        # Daemons, so that a program which ends without close() is not kept alive by
+        # threads asleep in a full ring.
         self.threads = [threading.Thread(target=self._run, name=f"loader-{i}", daemon=True)
                         for i in range(min(threads, last - first))]
         self.alive = 0
@@ -45,7 +50,8 @@ class Ring:
                     self.alive += 1
         except RuntimeError as error:
             self.close()
-            raise DataError(f"a loader thread could not be started ({error}): fewer --loader-threads may do") from error
+            raise DataError(f"a loader thread could not be started ({error}): "
+                            "fewer --loader-threads may do") from error
 
     def _run(self):
         death = None
@@ -68,7 +74,7 @@ class Ring:
                 self.kept.pop(slot)()
                 began = perf_counter()
             result = self.work(number, slot)
-        except BaseException as caught:  # whatever it is, the consumer must learn of it or it would wait for ever
+        except BaseException as caught:  # whatever it is: the consumer must learn of it, or it waits for ever
             error = caught
         with self.changed:
             self.done[number] = result, error, began
@@ -76,7 +82,8 @@ class Ring:
             self.changed.notify_all()
 
     def _begin_next(self):
-        """Wait until there is a piece to begin and a free slot for it. Its number, or None when there is no more."""
+        """Wait until there is a piece to begin and a free slot for it.
+        Its number, or None when there is no more."""
         with self.changed:
             while not self.stopping and self.begin < self.last:
                 if self.begin - self.held < self.slots:
@@ -98,7 +105,8 @@ class Ring:
             if self.closed:
                 raise RuntimeError("this loader is closed; make a new one")
             if self.wanted not in self.done:
-                raise DataError(f"a loader thread died of {self.death!r}; start again, with --resume") from self.death
+                raise DataError(f"a loader thread died of {self.death!r}; "
+                                "start again, with --resume") from self.death
             result, error, began = self.done[self.wanted]
             if error is not None:
                 raise error
@@ -117,7 +125,8 @@ class Ring:
             return self.wanted in self.done and self.done[self.wanted][1] is None
 
     def keep(self, wait):
-        """Have a thread call `wait()`, which returns when the slot of the piece handed out last may be written to."""
+        """Have a thread call `wait()`, which returns when the slot of the piece handed out
+        last may be written to."""
         with self.changed:
             self.kept[(self.wanted - 1) % self.slots] = wait
 
@@ -127,7 +136,8 @@ class Ring:
             return Health(self.pieces, self.ready_sum / max(self.pieces, 1), self.waits, self.seconds)
 
     def close(self):
-        """Wake everybody, end the threads and wait for them. At any time, from any thread, as often as you like."""
+        """Wake everybody, end the threads and wait for them.
+        At any time, from any thread, as often as you like."""
         with self.changed:
             self.stopping = self.closed = True
             self.changed.notify_all()

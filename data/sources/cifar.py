@@ -15,8 +15,9 @@ SHAPE = 3, 32, 32
 
 
 def find_cifar(source):
-    """The binary CIFAR-10 at `source`: the archive or the folder of its files, or a folder with one of them. None if there
-    is none. Raises DataError for the python version, which is a pickle: reading it would run what it holds."""
+    """The binary CIFAR-10 at `source`: the archive or the folder of its files, or a folder with one of them.
+    None if there is none. Raises DataError for the python version, which is a pickle:
+    reading it would run what it holds."""
     inside = {name: os.path.join(source, name) for name in (ARCHIVE, FOLDER, TRAIN[0], *PICKLED)}
     inside = {name: path for name, path in inside.items() if os.path.exists(path)}
     if os.path.basename(source) == ARCHIVE:
@@ -26,13 +27,14 @@ def find_cifar(source):
     if found := inside.get(FOLDER) or inside.get(ARCHIVE):
         return found
     if os.path.basename(os.path.abspath(source)) in PICKLED or inside:
-        raise DataError(f"{source}: is CIFAR-10's python version, a pickle, which could run any program as it is read; get "
-                        f"the binary version, {ARCHIVE}: python run.py fetch cifar-10 FOLDER")
+        raise DataError(f"{source}: is CIFAR-10's python version, a pickle, which could run any program as "
+                        f"it is read; get the binary version, {ARCHIVE}: python run.py fetch cifar-10 FOLDER")
     return None
 
 
 def read_cifar(path):
-    """The archive or folder at `path`: ({"train", "test": (images uint8 (N, 3, 32, 32), labels uint8 (N,))}, names)."""
+    """The archive or folder at `path`: ({"train", "test": (images uint8 (N, 3, 32, 32), labels
+    uint8 (N,))}, names)."""
     files = _read_files(path)
     names = files.pop(NAMES).decode("ascii", "replace").split()
     arrays = {name: _array(f"{path}, {name}", data, len(names)) for name, data in files.items()}
@@ -68,5 +70,6 @@ def _array(where, data, classes):
         raise DataError(f"{where}: has {len(data)} bytes, not a multiple of {record}; download it again")
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     if rows[:, 0].max() >= classes:
-        raise DataError(f"{where}: has a label {rows[:, 0].max()}, but there are {classes} classes; download it again")
+        raise DataError(f"{where}: has a label {rows[:, 0].max()}, but there are {classes} classes; download "
+                        "it again")
     return rows[:, 1:].reshape(-1, *SHAPE), rows[:, 0]

@@ -1,4 +1,5 @@
-"""ILSVRC's development kit: which number is which synset, its words, and the labels of the validation images."""
+"""ILSVRC's development kit: which number is which synset, its words,
+and the labels of the validation images."""
 
 import io
 import os
@@ -11,13 +12,14 @@ import numpy as np
 
 from data.errors import DataError
 
-NAME = re.compile(r"ILSVRC\d{4}_devkit.*(\.tar\.gz|\.tgz|\.tar)$|devkit-1\.0(\.tar\.gz)?$|ILSVRC\d{4}_devkit[^.]*$")
+NAME = re.compile(r"ILSVRC\d{4}_devkit.*(\.tar\.gz|\.tgz|\.tar)$|"
+                  r"devkit-1\.0(\.tar\.gz)?$|ILSVRC\d{4}_devkit[^.]*$")
 TRUTH = re.compile(r"(val|test)[a-z]*_ground_truth\.txt$")
 LIMIT = 64 << 20  # bytes of any file in it that is read
 
 Devkit = namedtuple("Devkit", "path synsets words truth")
-Devkit.__doc__ = """synsets: {id: WNID} of the classes, ids counting from 1 in an order of the organisers' own;
-words: {WNID: its words}; truth: {"val" or "test": (name of the file, its lines)}."""
+Devkit.__doc__ = """synsets: {id: WNID} of the classes, ids counting from 1 in an order of the organisers'
+own; words: {WNID: its words}; truth: {"val" or "test": (name of the file, its lines)}."""
 
 
 def find_devkit(source):
@@ -26,7 +28,8 @@ def find_devkit(source):
     if not found:
         return None
     if len({name[:len("ILSVRC2012")] for name in found if name.startswith("ILSVRC")}) > 1:
-        raise DataError(f"{source}: holds development kits of two years, {found[0]} and {found[-1]}; keep one of them")
+        raise DataError(f"{source}: holds development kits of two years, {found[0]} and {found[-1]}; keep "
+                        "one of them")
     path = os.path.join(source, found[0])
     files = _read_files(path)
     if "meta.mat" not in files:
@@ -45,7 +48,8 @@ def _read_files(path):
         base = os.path.basename(name)
         if base == "meta.mat" or TRUTH.search(base):
             if size > LIMIT:
-                raise DataError(f"{path}, {name}: is {size >> 20} MiB large; this is no ILSVRC development kit")
+                raise DataError(f"{path}, {name}: is {size >> 20} MiB large; this is no ILSVRC development "
+                                "kit")
             files[base] = read()
 
     try:
@@ -59,7 +63,8 @@ def _read_files(path):
                     if member.isreg():
                         keep(member.name, member.size, lambda member=member: tar.extractfile(member).read())
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; download it again") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read: {reason}; download it again") from error
     return files
 
 
@@ -75,7 +80,8 @@ def _read_meta(where, data):
     except ImportError as error:
         raise DataError(f"{where}: is read by SciPy, which is not installed: pip install scipy") from error
     try:
-        table = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"])
+        table = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True,
+                                      variable_names=["synsets"])["synsets"])
         number = next(name for name in table.dtype.names if re.fullmatch(r"ILSVRC\d{4}_ID", name))
         leaves = [row for row in table if int(row["num_children"]) == 0]
         synsets = {int(row[number]): str(row["WNID"]) for row in leaves}
@@ -87,10 +93,12 @@ def _read_meta(where, data):
 
 
 def read_labels(source, split, count, classes, devkit):
-    """Labels int32 (count,) of a split's loose images, in the order of their names; None if no ground truth is there.
+    """Labels int32 (count,) of a split's loose images, in the order of their names;
+    None if no ground truth is there.
 
-    The ground truth is a text file, *val…_ground_truth.txt, in `source`, source/split or the devkit: one line an image, a
-    class or a devkit's id. classes: the sorted classes. Raises DataError if a line is neither or the number is wrong.
+    The ground truth is a text file, *val…_ground_truth.txt, in `source`, source/split or the devkit:
+    one line an image, a class or a devkit's id. classes: the sorted classes.
+    Raises DataError if a line is neither or the number is wrong.
     """
     where, lines = (devkit.truth if devkit else {}).get(split, (None, None))
     for folder in (os.path.join(source, split), source):
@@ -102,7 +110,8 @@ def read_labels(source, split, count, classes, devkit):
     if lines is None:
         return None
     if len(lines) != count:
-        raise DataError(f"{where}: has {len(lines)} lines for {count} images of '{split}'; one of them is not whole")
+        raise DataError(f"{where}: has {len(lines)} lines for {count} images of '{split}'; one of them is "
+                        "not whole")
     label = {name: k for k, name in enumerate(classes)}
     if devkit:
         label |= {str(number): label[synset] for number, synset in devkit.synsets.items() if synset in label}

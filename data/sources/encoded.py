@@ -1,4 +1,5 @@
-"""Images as they come, still encoded: files of their own, or stretches of archives, which are never unpacked."""
+"""Images as they come, still encoded: files of their own, or stretches of archives,
+which are never unpacked."""
 
 import os
 import zlib
@@ -15,10 +16,12 @@ NAMES = np.dtypes.StringDType()  # a million names in tens of megabytes
 
 @dataclass
 class Encoded:
-    """N encoded images. `names` (N,): for files their paths below `root`; sizes, offsets int64 (N,), stamps int64 (N,).
+    """N encoded images. `names` (N,): for files their paths below `root`;
+    sizes, offsets int64 (N,), stamps int64 (N,).
 
-    archives: paths of the files that the images lie in; image i in archives[which[i]], at byte offsets[i]. Without
-    archives each image is a file. stamps: when the file or archive was last changed, in ns: part of the set's identity.
+    archives: paths of the files that the images lie in; image i in archives[which[i]], at byte offsets[i].
+    Without archives each image is a file.
+    stamps: when the file or archive was last changed, in ns: part of the set's identity.
     """
     root: str
     names: np.ndarray
@@ -33,7 +36,8 @@ class Encoded:
 
     def take(self, indices):
         """The images `indices`, in that order."""
-        columns = (None if c is None else c[indices] for c in (self.names, self.sizes, self.stamps, self.offsets, self.which))
+        columns = (None if c is None else c[indices]
+                   for c in (self.names, self.sizes, self.stamps, self.offsets, self.which))
         return Encoded(self.root, *columns, self.archives)
 
     def sorted(self):
@@ -60,9 +64,11 @@ class Encoded:
             with open(path, "rb", buffering=0) as file:
                 data = os.pread(file.fileno(), size, place)
         except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror}; the same command goes on from here") from error
+            raise SourceError(f"{path}: cannot be read: {error.strerror}; the same command goes on from "
+                              "here") from error
         if len(data) < size:
-            raise SourceError(f"{path}: has become shorter while it was being read; the same command goes on from here")
+            raise SourceError(f"{path}: has become shorter while it was being read; the same command goes on "
+                              "from here")
         if data[:2] == b"\x1f\x8b":  # ILSVRC-2010 has a JPEG that is gzipped (n02487347_1956)
             try:
                 data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, LIMIT)
@@ -78,8 +84,10 @@ class SourceError(DataError):
 def join(parts):
     """Several Encoded of one root, one after the other: all of them files, or all of them in archives."""
     archives = tuple(dict.fromkeys(path for part in parts for path in part.archives))
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("names", "sizes", "stamps")]
+    columns = [np.concatenate([getattr(part, name) for part in parts])
+               for name in ("names", "sizes", "stamps")]
     if not archives:
         return Encoded(parts[0].root, *columns)
-    which = np.concatenate([np.array([archives.index(path) for path in part.archives], np.int32)[part.which] for part in parts])
+    which = np.concatenate([np.array([archives.index(path) for path in part.archives], np.int32)[part.which]
+                            for part in parts])
     return Encoded(parts[0].root, *columns, np.concatenate([part.offsets for part in parts]), which, archives)

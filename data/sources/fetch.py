@@ -12,12 +12,15 @@ from tqdm import tqdm
 from data.errors import DataError
 
 Source = namedtuple("Source", "page address files")
-Source.__doc__ = "A data set: the authors' page, the address below which they publish its files, and these: {name: MD5}."
+Source.__doc__ = """A data set: the authors' page, the address below which they publish its files, and these:
+{name: MD5}."""
 
-# Addresses and MD5 sums as the pages give them. They tell a whole file from a damaged one; they do not prove who sent it.
+# Addresses and MD5 sums as the pages give them.
+# They tell a whole file from a damaged one; they do not prove who sent it.
 SOURCES = {
     "fashion-mnist": Source(
-        "https://github.com/zalandoresearch/fashion-mnist", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", {
+        "https://github.com/zalandoresearch/fashion-mnist",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", {
             "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
             "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
             "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
@@ -30,10 +33,12 @@ TIMEOUT, BLOCK = 30, 1 << 16  # seconds of silence; bytes
 
 
 def fetch(name, folder, address=None):
-    """Have all files of the data set `name` in `folder`, whole. Returns how many were downloaded; the others were there.
+    """Have all files of the data set `name` in `folder`, whole.
+    Returns how many were downloaded; the others were there.
 
-    A download that breaks off leaves NAME.part, from which the next call goes on. address: where else to get the files.
-    Raises DataError, saying how to go on, for whatever goes wrong; no file of the folder is ever replaced.
+    A download that breaks off leaves NAME.part, from which the next call goes on. address: where else to get
+    the files. Raises DataError, saying how to go on, for whatever goes wrong;
+    no file of the folder is ever replaced.
     """
     if name not in SOURCES:
         raise DataError(f"{name}: no such data set to fetch; there are {', '.join(SOURCES)}")
@@ -49,14 +54,14 @@ def fetch(name, folder, address=None):
             if not os.path.exists(path):
                 missing.append((file, path, md5))
             elif (found := _md5(path)) != md5:
-                raise DataError(f"{path}: is there, but is not the published file: its MD5 is {found}, not {md5}; "
-                                "move it away and run this again")
+                raise DataError(f"{path}: is there, but is not the published file: its MD5 is {found}, not "
+                                f"{md5}; move it away and run this again")
         for file, path, md5 in missing:
             by_hand = f"or put {file} of {page} into {folder} by hand and run this again, which checks it"
             _download(address + file, path, md5, by_hand)
     except OSError as error:  # of the disk; those of the network have become DataErrors
-        raise DataError(f"{folder}: cannot be written: {error.strerror}; make room or choose another, then run this again: "
-                        "it goes on where it stopped") from error
+        raise DataError(f"{folder}: cannot be written: {error.strerror}; make room or choose another, then "
+                        "run this again: it goes on where it stopped") from error
     return len(missing)
 
 
@@ -66,7 +71,8 @@ def _md5(path):
 
 
 def _download(url, path, md5, by_hand):
-    """Bring `url` to `path` by way of path.part, going on with what that holds. It gets its name only when its MD5 is right."""
+    """Bring `url` to `path` by way of path.part, going on with what that holds.
+    It gets its name only when its MD5 is right."""
     part = path + ".part"
     file = open(part, "ab")
     try:
@@ -79,12 +85,14 @@ def _download(url, path, md5, by_hand):
             os.remove(part)
     if (found := _md5(part)) != md5:
         os.remove(part)
-        raise DataError(f"{url}: what came has MD5 {found}, not {md5} as published, and was deleted; run this again, {by_hand}")
+        raise DataError(f"{url}: what came has MD5 {found}, not {md5} as published, and was deleted; run "
+                        f"this again, {by_hand}")
     os.rename(part, path)
 
 
 def _receive(url, file, by_hand):
-    """Append what is missing of `url` to the open file; if the server cannot begin there, write all of it anew."""
+    """Append what is missing of `url` to the open file;
+    if the server cannot begin there, write all of it anew."""
     done = file.tell()
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
@@ -92,17 +100,18 @@ def _receive(url, file, by_hand):
     except urllib.error.HTTPError as error:
         if error.code == 416 and done:
             return  # there is nothing after what is there: it is all of the file
-        raise DataError(f"{url}: the server says {error.code} {error.reason}; try again later, with --from ADDRESS of a "
-                        f"mirror, {by_hand}") from error
+        raise DataError(f"{url}: the server says {error.code} {error.reason}; try again later, with --from "
+                        f"ADDRESS of a mirror, {by_hand}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
-        raise DataError(f"{url}: cannot be reached ({getattr(error, 'reason', None) or error}); run this again when there is a "
-                        f"network, {by_hand}") from error
+        raise DataError(f"{url}: cannot be reached ({getattr(error, 'reason', None) or error}); run this "
+                        f"again when there is a network, {by_hand}") from error
     with response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             done = file.truncate(0)  # the server sends all of it
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
-        with tqdm(desc=os.path.basename(url), total=total, initial=done, unit="B", unit_scale=True) as progress:
+        with tqdm(desc=os.path.basename(url), total=total, initial=done, unit="B",
+                  unit_scale=True) as progress:
             for block in _blocks(response, url, by_hand):
                 file.write(block)
                 progress.update(len(block))
@@ -123,4 +132,5 @@ def _blocks(response, url, by_hand):
 
 
 def _broken(url, reason, by_hand):
-    return DataError(f"{url}: the connection broke ({reason}); run this again, and it goes on where it stopped, {by_hand}")
+    return DataError(f"{url}: the connection broke ({reason}); run this again, and it goes on where it "
+                     f"stopped, {by_hand}")

@@ -10,19 +10,21 @@ from data.sources.image import SUFFIXES
 
 
 def class_folders(root):
-    """The sorted names of the folders in `root`, but for hidden ones and a data set in the making; none if it is no folder."""
+    """The sorted names of the folders in `root`, but for hidden ones and a data set in the making;
+    none if it is no folder."""
     if not os.path.isdir(root):
         return []
     with os.scandir(root) as entries:
         return sorted(entry.name for entry in entries
-                      if entry.is_dir() and not entry.name.startswith(".") and not entry.name.endswith(".h5.part"))
+                      if entry.is_dir() and not entry.name.startswith(".")
+                      and not entry.name.endswith(".h5.part"))
 
 
 def list_images(source, folder, left_out, deep=True):
     """The images in source/folder (`deep`: and below), Encoded, sorted by their paths.
 
-    Files not named like images, and what is no plain file (a broken link), are appended to left_out; hidden files are not.
-    Raises OSError for a folder that cannot be read.
+    Files not named like images, and what is no plain file (a broken link), are appended to left_out;
+    hidden files are not. Raises OSError for a folder that cannot be read.
     """
     def refuse(error):  # os.walk would pass over a folder that it may not read
         raise error
@@ -45,4 +47,5 @@ def list_images(source, folder, left_out, deep=True):
             else:
                 rows.append((os.path.relpath(path, source), status.st_size, status.st_mtime_ns))
     names, sizes, stamps = zip(*sorted(rows), strict=True) if rows else ((), (), ())
-    return Encoded(os.fspath(source), np.array(names, NAMES), np.array(sizes, np.int64), np.array(stamps, np.int64))
+    return Encoded(os.fspath(source), np.array(names, NAMES), np.array(sizes, np.int64),
+                   np.array(stamps, np.int64))

@@ -8,18 +8,21 @@ import numpy as np
 
 from data.errors import DataError
 
-FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+           "Bag", "Ankle boot")
 _NAMES = {"train": "train", "test": "t10k"}
 
 
 def find_idx(folder):
-    """The IDX files in `folder`: {"train": (images path, labels path), "test": …}, a part only where both are there.
+    """The IDX files in `folder`: {"train": (images path, labels path), "test": …},
+    a part only where both are there.
 
     Empty if there are none; DataError if one half of a pair is missing.
     """
     found = {}
     for part, prefix in _NAMES.items():
-        pair = [_find(folder, f"{prefix}-images", "idx3-ubyte"), _find(folder, f"{prefix}-labels", "idx1-ubyte")]
+        pair = [_find(folder, f"{prefix}-images", "idx3-ubyte"),
+                _find(folder, f"{prefix}-labels", "idx1-ubyte")]
         if all(pair):
             found[part] = tuple(pair)
         elif any(pair):
@@ -49,8 +52,8 @@ def read_idx(path):
     shape = tuple(np.frombuffer(data, ">u4", data[3], 4).tolist())
     start = 4 + 4 * data[3]
     if len(data) - start != int(np.prod(shape)):
-        raise DataError(f"{path}: promises {shape} = {int(np.prod(shape))} bytes but holds {len(data) - start}; "
-                        "download it again")
+        raise DataError(f"{path}: promises {shape} = {int(np.prod(shape))} bytes but holds "
+                        f"{len(data) - start}; download it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -58,17 +61,20 @@ def read_pair(images_path, labels_path):
     """Images uint8 (N, 1, H, W) and labels uint8 (N,) of one part."""
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise DataError(f"{images_path}: images {images.shape} and labels {labels.shape} do not belong together")
+        raise DataError(f"{images_path}: images {images.shape} and labels {labels.shape} do not belong "
+                        "together")
     return images[:, None], labels
 
 
 def choose_names(folder, labels, names=None):
-    """Names of the classes 0..K−1: `names` if given; the clothes if `folder` is called fashion; else the numbers.
+    """Names of the classes 0..K−1: `names` if given; the clothes if `folder` is called fashion;
+    else the numbers.
 
     K is one more than the largest label. Raises DataError if names are too few.
     """
     count = int(labels.max()) + 1
-    if names is None and count == len(FASHION) and "fashion" in os.path.basename(os.path.abspath(folder)).lower():
+    fashion = "fashion" in os.path.basename(os.path.abspath(folder)).lower()
+    if names is None and count == len(FASHION) and fashion:
         names = FASHION
     if names is None:
         return [str(k) for k in range(count)]

@@ -1,6 +1,7 @@
 """One image file → the pixels that a net takes: section 2 of the paper, for photographs as they come.
 
-What is done with odd images (transparency, 16 bits, CMYK, orientation, size) is in docs/data.md, "Odd images".
+What is done with odd images (transparency, 16 bits, CMYK, orientation, size) is in docs/data.md,
+"Odd images".
 """
 
 import logging
@@ -13,8 +14,10 @@ from PIL import Image
 from data.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # no others: Pillow would run Ghostscript on an EPS file
-LARGEST = 1 << 25  # pixels, those of an 8K screen: WebP takes 16 bytes each while decoding, the others less; JPEGs half as much
+# no others: Pillow would run Ghostscript on an EPS file
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# pixels, those of an 8K screen: WebP takes 16 bytes each while decoding, the others less; JPEGs half as much
+LARGEST = 1 << 25
 
 # What Pillow warns of either stops it, and is reported then, or does not touch the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -22,11 +25,13 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def load_image(source, size, channels=3, name=None):
-    """The image as uint8 (C, size, size): shorter side scaled to `size` (bicubic, antialiased), central square.
+    """The image as uint8 (C, size, size): shorter side scaled to `size` (bicubic, antialiased),
+    central square.
 
-    source: a path, or a seekable binary file object (then `name` is what errors call it). What counts is what is in the
-    file, not its suffix. channels: 3 for RGB, 1 for grey; whatever the file holds is converted.
-    Raises DataError, one line with name and reason, for a file that is missing, damaged, no image, or too large.
+    source: a path, or a seekable binary file object (then `name` is what errors call it).
+    What counts is what is in the file, not its suffix. channels: 3 for RGB, 1 for grey; whatever the file
+    holds is converted. Raises DataError, one line with name and reason, for a file that is missing, damaged,
+    no image, or too large.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), not {channels}")
@@ -41,12 +46,14 @@ def load_image(source, size, channels=3, name=None):
         raise
     except Image.UnidentifiedImageError as error:
         reason = "is empty" if source.seek(0, os.SEEK_END) == 0 else (
-            f"is not an image that can be read: neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}, or damaged at its start")
+            f"is not an image that can be read: neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}, or "
+            "damaged at its start")
         raise DataError(f"{name}: {reason}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: has too many pixels to decode within bounded memory (at most {2 * LARGEST / 1e6:.0f} million "
-                        f"in a JPEG, {LARGEST / 1e6:.0f} million in others); scale it down") from error
-    except Exception as error:  # decoders of damaged files raise nearly anything: OSError, SyntaxError, struct.error, …
+        raise DataError(f"{name}: has too many pixels to decode within bounded memory (at most "
+                        f"{2 * LARGEST / 1e6:.0f} million in a JPEG, {LARGEST / 1e6:.0f} million in others); "
+                        "scale it down") from error
+    except Exception as error:  # decoders raise nearly anything for a damaged file, such as SyntaxError
         raise DataError(f"{name}: cannot be decoded: {_printable(error) or type(error).__name__}") from error
     if channels == 1:
         return np.asarray(square.convert("L"))[None]
@@ -54,7 +61,8 @@ def load_image(source, size, channels=3, name=None):
 
 
 def _open(path, name):
-    """The file opened for reading. A pipe called a.jpg would make open() wait for ever, so it must be a regular file."""
+    """The file opened for reading. A pipe called a.jpg would make open() wait for ever,
+    so it must be a regular file."""
     if not os.path.isfile(path):
         raise DataError(f"{name}: {'is not a file' if os.path.lexists(path) else 'no such file'}")
     try:
@@ -90,8 +98,8 @@ def _square(image, size):
 
 
 def _eight_bits(values, sixteen):
-    """Grey values (H, W) → uint8: the upper 8 of 16 bits, as Pillow takes of 16-bit colour; others have no fixed range
-    (floats, 32 bits), so their lowest becomes 0 and their highest 255."""
+    """Grey values (H, W) → uint8: the upper 8 of 16 bits, as Pillow takes of 16-bit colour; others have no
+    fixed range (floats, 32 bits), so their lowest becomes 0 and their highest 255."""
     if sixteen:
         return (values.clip(0, 65535) >> 8).astype(np.uint8)
     values = values.astype(np.float64)

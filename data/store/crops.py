@@ -1,11 +1,13 @@
-"""Crops of images: loops over pixels, and the system calls that read them, compiled by Numba when they are first called.
+"""Crops of images: loops over pixels, and the system calls that read them,
+compiled by Numba when they are first called.
 
-One call does a whole batch in as few passes over memory as can be, and holds the interpreter lock for microseconds only: the
-thread that launches kernels is left in peace. NumPy would take a dozen calls, each with a pass of its own.
+One call does a whole batch in as few passes over memory as can be, and holds the interpreter lock for
+microseconds only: the thread that launches kernels is left in peace.
+NumPy would take a dozen calls, each with a pass of its own.
 
-    fd, places, indices  image i begins at byte places[i] of the open file fd; which images are meant, int64 (n,)
-    top, left, mirror    of every crop: its corner in the whole image, int32 (V·n,), and whether it is mirrored, bool (V·n,).
-                         Every image may be seen V times: crop v·n + i is one of image indices[i]
+    fd, places, indices  image i begins at byte places[i] of the open file fd; the images meant, int64 (n,)
+    top, left, mirror    of every crop: its corner in the whole image, int32 (V·n,), and whether to mirror it,
+                         bool (V·n,). Every image may be seen V times: crop v·n + i is one of image indices[i]
 
 All arrays are C-contiguous. Raises ValueError for a crop that does not lie in its image.
 """
@@ -16,16 +18,19 @@ STRIP_BYTES = 1 << 19  # float pixels that wait to be turned: within a core's L2
 
 
 def compiled(function):
-    """Compiled code is kept on disk, beside this file or where the user's caches are, if one of the two can be written to."""
+    """Compiled code is kept on disk, beside this file or where the user's caches are,
+    if one of the two can be written to."""
     try:
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:
         return njit(nogil=True)(function)
 
 
-_pread = types.ExternalFunction("pread", types.intp(types.int32, types.voidptr, types.uintp, types.int64))  # of the C library
+# of the C library
+_pread = types.ExternalFunction("pread", types.intp(types.int32, types.voidptr, types.uintp, types.int64))
 
-# Counters are unsigned where it matters: of a signed index Numba asks whether it is negative, and LLVM gives up on vectors.
+# Counters are unsigned where it matters: of a signed index Numba asks whether it is negative,
+# and LLVM gives up on vectors.
 
 
 @compiled
@@ -39,7 +44,8 @@ def read(fd, places, indices, out):
 
 @compiled
 def read_and_cut(fd, places, indices, image, top, left, mirror, out):
-    """As `cut`, of images in a file. Returns whether all could be read. image: memory for one, uint8 (C, H, W)."""
+    """As `cut`, of images in a file. Returns whether all could be read.
+    image: memory for one, uint8 (C, H, W)."""
     pixels = image.reshape(-1)
     for n in range(len(indices)):
         if not _read_one(fd, places[indices[n]], pixels):
@@ -57,8 +63,8 @@ def cut(images, indices, top, left, mirror, out):
 
 
 def centre(crops, mean, top, left, mirror, shift, out):
-    """Crops uint8 (N, C, crop, crop) less the mean image's (C, H, W) at the same place, mirrored, plus shift (N, C)
-    → out (C, crop, crop, N). Sections 2 and 4.1.
+    """Crops uint8 (N, C, crop, crop) less the mean image's (C, H, W) at the same place, mirrored,
+    plus shift (N, C) → out (C, crop, crop, N). Sections 2 and 4.1.
 
     mean, shift and out are of one dtype. The crops are not mirrored yet: `mirror` says which are to be.
     """

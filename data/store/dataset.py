@@ -1,8 +1,9 @@
-"""One HDF5 file is one data set: reading it. The layout is described in docs/data.md, writing is in writer.py.
+"""One HDF5 file is one data set: reading it.
+The layout is described in docs/data.md, writing is in writer.py.
 
-h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels, or JPEGs, one
-contiguous block of bytes per split, are read past it, at the block's place in the file (pixels.py, crops.py): threads do not
-wait for each other.
+h5py reads everything but the pixels. The HDF5 library lets only one thread in at a time, so the pixels,
+or JPEGs, one contiguous block of bytes per split, are read past it, at the block's place in the file
+(pixels.py, crops.py): threads do not wait for each other.
 """
 
 import os
@@ -19,7 +20,8 @@ SPLITS = ("train", "val", "test")
 MEMORY_LIMIT = 2 << 30  # bytes; compressed pixels are held in memory, which suits small sets only
 
 Colour = namedtuple("Colour", "std vectors")
-Colour.__doc__ = "RGB covariance of a training set: std (3,), descending, 0..255 scale; vectors (3, 3), one a column."
+Colour.__doc__ = """RGB covariance of a training set: std (3,), descending, 0..255 scale;
+vectors (3, 3), one a column."""
 
 
 class Split:
@@ -35,13 +37,15 @@ class Split:
         return len(self.labels)
 
     def read(self, indices, out=None):
-        """Images `indices` (n,) into `out`, uint8 (n, C, H, W), C-contiguous, made if None. Returns out. Thread-safe.
+        """Images `indices` (n,) into `out`, uint8 (n, C, H, W), C-contiguous, made if None. Returns out.
+        Thread-safe.
 
         Raises IndexError or ValueError for arguments that do not fit, DataError if the file cannot be read.
         """
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
-            raise IndexError(f"split '{self.name}' has images 0..{len(self) - 1}, not {indices.min()}..{indices.max()}")
+            raise IndexError(f"split '{self.name}' has images 0..{len(self) - 1}, not "
+                             f"{indices.min()}..{indices.max()}")
         shape = (len(indices), *self.image_shape)
         if out is None:
             out = np.empty(shape, np.uint8)
@@ -52,7 +56,8 @@ class Split:
         return out
 
     def hint(self, indices):
-        """Have the operating system fetch images `indices` (n,), int64 in range, from the disk; does not wait for them."""
+        """Have the operating system fetch images `indices` (n,), int64 in range, from the disk;
+        does not wait for them."""
         if len(indices):
             self.pixels.hint(indices)
 
@@ -60,9 +65,9 @@ class Split:
 class Dataset:
     """A data set, checked as it is opened and open for reading until `close()`.
 
-    path; classes (list of str); channels, height, width; mean float32 (C, H, W), the training set's mean image, 0..255;
-    pca (Colour, or None for grey sets); source (str); splits: dict from "train", "val", "test" to Split.
-    Raises DataError, naming the file, for anything that is not a whole, valid data set.
+    path; classes (list of str); channels, height, width; mean float32 (C, H, W), the training set's mean
+    image, 0..255; pca (Colour, or None for grey sets); source (str); splits: dict from "train", "val",
+    "test" to Split. Raises DataError, naming the file, for anything that is not a whole, valid data set.
     """
 
     def __init__(self, path):
@@ -70,7 +75,8 @@ class Dataset:
         if not os.path.exists(self.path):
             raise DataError(f"{self.path}: no such file; make it with 'python run.py prepare'")
         if os.path.isdir(self.path):
-            raise DataError(f"{self.path}: is a folder; prepare it into an .h5 file first: 'python run.py prepare'")
+            raise DataError(f"{self.path}: is a folder; prepare it into an .h5 file first: 'python run.py "
+                            "prepare'")
         try:
             self._fd = os.open(self.path, os.O_RDONLY)
         except OSError as error:
@@ -120,14 +126,17 @@ class Dataset:
             return h5py.File(self.path, "r")
         except OSError as error:
             if "truncated" in str(error):
-                raise self._bad("is truncated: a copy or download stopped early; copy or prepare it again") from error
+                raise self._bad("is truncated: a copy or download stopped early; "
+                                "copy or prepare it again") from error
             if not h5py.is_hdf5(self.path):
-                raise self._bad("is not an HDF5 file; make a data set with 'python run.py prepare'") from error
+                raise self._bad("is not an HDF5 file; make a data set with "
+                                "'python run.py prepare'") from error
             raise self._bad(f"cannot be opened as HDF5: {error}") from error
 
     def _read_header(self, file):
         if file.attrs.get("format") != FORMAT:
-            raise self._bad(f"is HDF5 but no data set of ours (no attribute format='{FORMAT}'); use 'prepare' first")
+            raise self._bad(f"is HDF5 but no data set of ours (no attribute format='{FORMAT}'); use "
+                            "'prepare' first")
         if file.attrs.get("version") != VERSION:
             raise self._bad(f"has format version {file.attrs.get('version')}, this program reads {VERSION}; "
                             "prepare the data set again")
@@ -137,7 +146,8 @@ class Dataset:
             raise self._bad("/classes is empty: a data set needs at least one class")
         self.mean = self._array(file, "mean")
         if self.mean.ndim != 3 or self.mean.dtype != np.float32 or not np.isfinite(self.mean).all():
-            raise self._bad(f"/mean must be finite float32 (C, H, W), not {self.mean.dtype} {self.mean.shape}")
+            raise self._bad(f"/mean must be finite float32 (C, H, W), not {self.mean.dtype} "
+                            f"{self.mean.shape}")
         self.channels, self.height, self.width = self.mean.shape
         self.pca = None
         if self.channels == 3:
@@ -160,12 +170,12 @@ class Dataset:
         labels, shape = self._array(file, f"{name}/labels"), (self.channels, self.height, self.width)
         count, pixels = (self._jpegs if f"{name}/jpeg" in file else self._images)(file, name, shape)
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != count or not len(labels):
-            raise self._bad(f"/{name}/labels must be one integer for each of the {count} images (at least one), "
-                            f"not {labels.dtype} {labels.shape}")
+            raise self._bad(f"/{name}/labels must be one integer for each of the {count} images (at least "
+                            f"one), not {labels.dtype} {labels.shape}")
         if labels.min() < 0 or labels.max() >= len(self.classes):
             wrong = int(np.flatnonzero((labels < 0) | (labels >= len(self.classes)))[0])
-            raise self._bad(f"label {labels[wrong]} of image {wrong} of '{name}' is outside 0..{len(self.classes) - 1} "
-                            f"({len(self.classes)} classes)")
+            raise self._bad(f"label {labels[wrong]} of image {wrong} of '{name}' is outside "
+                            f"0..{len(self.classes) - 1} ({len(self.classes)} classes)")
         return Split(name, labels.astype(np.int32), shape, pixels)
 
     def _images(self, file, name, shape):
@@ -192,9 +202,10 @@ class Dataset:
         if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) < 2:
             raise self._bad(f"/{name}/offsets must be int64 (N + 1,), not {offsets.dtype} {offsets.shape}")
         if offsets[0] != 0 or offsets[-1] != len(jpeg) or not (np.diff(offsets) > 0).all():
-            raise self._bad(f"/{name}/offsets must rise from 0 to {len(jpeg)}, the size of /{name}/jpeg, without a gap or an "
-                            "empty image; prepare the data set again")
-        return len(offsets) - 1, JpegPixels(self._fd, self.path, name, shape, self._offset(f"{name}/jpeg", jpeg) + offsets)
+            raise self._bad(f"/{name}/offsets must rise from 0 to {len(jpeg)}, the size of /{name}/jpeg, "
+                            "without a gap or an empty image; prepare the data set again")
+        return len(offsets) - 1, JpegPixels(self._fd, self.path, name, shape,
+                                            self._offset(f"{name}/jpeg", jpeg) + offsets)
 
     def _offset(self, name, stored):
         """Where in the file the contiguous block of a dataset begins."""
@@ -202,6 +213,6 @@ class Dataset:
         if offset is None:
             raise self._bad(f"/{name} holds no pixels: it was never written; prepare it again")
         if offset + stored.size > self._size:
-            raise self._bad(f"is truncated: /{name} ends at byte {offset + stored.size}, the file at {self._size}; "
-                            "copy or prepare it again")
+            raise self._bad(f"is truncated: /{name} ends at byte {offset + stored.size}, the file at "
+                            f"{self._size}; copy or prepare it again")
         return offset

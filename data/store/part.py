@@ -1,9 +1,10 @@
 """A data set file in the making, which outlives being killed at any moment.
 
-OUT.h5.part/ holds `data`, the file to be, and `state.npz`, which says how much of it is good. Pixels are written behind one
-another straight to the places where the finished file will have them. From time to time `data` is synced, and then a new
-state replaces the old one: what a state counts is on disk. Going on starts at the last state, and what was written after
-it is written again. HDF5's own structure comes last, around the pixels; it can be written as often as it takes.
+OUT.h5.part/ holds `data`, the file to be, and `state.npz`, which says how much of it is good.
+Pixels are written behind one another straight to the places where the finished file will have them.
+From time to time `data` is synced, and then a new state replaces the old one: what a state counts is on disk.
+Going on starts at the last state, and what was written after it is written again. HDF5's own structure comes
+last, around the pixels; it can be written as often as it takes.
 """
 
 import fcntl
@@ -31,7 +32,7 @@ class Part:
 
         with Part(out, job, "raw", (C, H, W)) as part:
             part.begin("train")
-            part.append(pixels, ...)            # as often as needed, in order, from image part.handled("train") on
+            part.append(pixels, ...)            # as often as needed, in order, from part.handled("train") on
             part.begin("val")                   # and so on
             part.finish(...)                    # now there is a file `out`
 
@@ -39,17 +40,21 @@ class Part:
     """
 
     def __init__(self, out, job, store, shape):
-        self.out, self.job, self.store, self.shape = os.fspath(out), json.loads(json.dumps(job)), store, tuple(shape)
+        self.out, self.store, self.shape = os.fspath(out), store, tuple(shape)
+        self.job = json.loads(json.dumps(job))
         check_place(self.out)
         self.folder = f"{self.out}.part"
         self.data, self.state = (os.path.join(self.folder, name) for name in ("data", "state.npz"))
-        self.splits = {}  # name → {"handled": images, "skipped": [[index, name, reason], …], "bytes": of pixels}
+        # name → {"handled": images, "skipped": [[index, name, reason], …], "bytes": of pixels}
+        self.splits = {}
         self.lengths = {}  # name → list of bytes per image, of a jpeg store
         self.statistics = Statistics()
-        self.fd, self.committer, self.commit, self.committed = None, ThreadPoolExecutor(1), None, time.monotonic()
+        self.fd, self.committer = None, ThreadPoolExecutor(1)
+        self.commit, self.committed = None, time.monotonic()
         try:
             os.makedirs(self.folder, exist_ok=True)
-            self.published = self._load() and not os.path.exists(self.data)  # killed between the new name and the end
+            # killed between the new name and the end
+            self.published = self._load() and not os.path.exists(self.data)
             if self.published and not os.path.exists(self.out):
                 raise DataError(f"{self.folder}: is not whole; delete it to start anew")
             if not self.published:
@@ -71,11 +76,12 @@ class Part:
                 self.statistics = Statistics(None, int(arrays["count"]), arrays["total"], arrays["products"])
                 self.lengths = {name: arrays[f"lengths/{name}"].tolist() for name in about["splits"]}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.state}: cannot be read: {error}; delete {self.folder} to start anew") from error
+            raise DataError(f"{self.state}: cannot be read: {error}; "
+                            f"delete {self.folder} to start anew") from error
         for key in self.job:
             if about["job"].get(key) != self.job[key]:
-                raise DataError(f"{self.folder}: was begun with another {key} ({about['job'].get(key)}, now {self.job[key]}); "
-                                "go on with that one, or delete the folder to start anew")
+                raise DataError(f"{self.folder}: was begun with another {key} ({about['job'].get(key)}, now "
+                                f"{self.job[key]}); go on with that one, or delete the folder to start anew")
         self.splits = about["splits"]
         return True
 
@@ -97,8 +103,10 @@ class Part:
         return self.splits[name]["handled"] if name in self.splits else 0
 
     def skipped(self, name=None):
-        """[index in the split, name, reason] of the images that could not be converted, of one split or of all."""
-        return [entry for split in ([name] if name else self.splits) for entry in self.splits[split]["skipped"]]
+        """[index in the split, name, reason] of the images that could not be converted,
+        of one split or of all."""
+        return [entry for split in ([name] if name else self.splits)
+                for entry in self.splits[split]["skipped"]]
 
     def stored(self, name):
         """How many images of split `name` the file holds."""
@@ -110,10 +118,12 @@ class Part:
         self.lengths.setdefault(name, [])
         self.name = name
         with h5py.File(Structure(), "w") as trial:
-            self.place = self._reserve(trial)[name]  # depends on the splits before it only, which are complete
+            # depends on the splits before it only, which are complete
+            self.place = self._reserve(trial)[name]
 
     def _reserve(self, file):
-        """Make room for the pixels of every split in an open, empty h5py file: {split: its place, a byte of the file}."""
+        """Make room for the pixels of every split in an open, empty h5py file:
+        {split: its place, a byte of the file}."""
         places = {}
         for name, split in self.splits.items():
             extent = (split["bytes"],) if self.store == "jpeg" else (self.stored(name), *self.shape)
@@ -122,15 +132,17 @@ class Part:
             how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the pixels are there already
             how.set_obj_track_times(False)  # the same data, the same bytes
             space = h5py.h5s.create_simple(tuple(max(1, n) for n in extent))
-            dataset = h5py.h5d.create(file.create_group(name).id, STORES[self.store].encode(), h5py.h5t.STD_U8LE, space, how)
+            dataset = h5py.h5d.create(file.create_group(name).id, STORES[self.store].encode(),
+                                      h5py.h5t.STD_U8LE, space, how)
             places[name] = dataset.get_offset()
         return places
 
     def append(self, pixels, lengths, skipped, handled, statistics=None):
         """Store the next images of the split begun last.
 
-        pixels: contiguous bytes of the images; lengths: bytes of each image, of a jpeg store; skipped: [index, name,
-        reason] of those of the `handled` images that are not among them; statistics: added to the sums, if not None.
+        pixels: contiguous bytes of the images; lengths: bytes of each image, of a jpeg store; skipped:
+        [index, name, reason] of those of the `handled` images that are not among them; statistics:
+        added to the sums, if not None.
         """
         split = self.splits[self.name]
         view = memoryview(pixels).cast("B") if len(pixels) else memoryview(b"")
@@ -148,12 +160,15 @@ class Part:
             self._commit()
 
     def _commit(self):
-        """Sync and save a state, on a thread: images are converted and written meanwhile. Raises what the last one met."""
+        """Sync and save a state, on a thread: images are converted and written meanwhile.
+        Raises what the last one met."""
         self._wait()
         self.committed = time.monotonic()
         arrays = {f"lengths/{name}": np.array(lengths, np.int64) for name, lengths in self.lengths.items()}
-        arrays |= {"count": self.statistics.count, "total": self.statistics.total, "products": self.statistics.products}
-        self.commit = self.committer.submit(self._save, json.dumps({"job": self.job, "splits": self.splits}), arrays)
+        arrays |= {"count": self.statistics.count, "total": self.statistics.total,
+                   "products": self.statistics.products}
+        self.commit = self.committer.submit(self._save, json.dumps({"job": self.job, "splits": self.splits}),
+                                            arrays)
 
     def _save(self, about, arrays):
         os.fsync(self.fd)
@@ -171,10 +186,12 @@ class Part:
             raise self._failed(error) from error
 
     def _failed(self, error):
-        return DataError(f"{self.out}: writing failed: {error.strerror or error}; the same command goes on from here")
+        return DataError(f"{self.out}: writing failed: {error.strerror or error}; the same command goes on "
+                         "from here")
 
     def finish(self, classes, labels, source, synsets=None):
-        """Write the structure and give the file its name. labels: {split: int32 (N,)}, skipped images included."""
+        """Write the structure and give the file its name.
+        labels: {split: int32 (N,)}, skipped images included."""
         if not self.published:
             self._commit()
             self._wait()
@@ -187,7 +204,8 @@ class Part:
                     gone = [index for index, _, _ in self.skipped(name)]
                     file[name].create_dataset("labels", data=np.delete(numbers, gone).astype(np.int32))
                     if self.store == "jpeg":
-                        file[name].create_dataset("offsets", data=np.cumsum([0, *self.lengths[name]], dtype=np.int64))
+                        file[name].create_dataset("offsets",
+                                                  data=np.cumsum([0, *self.lengths[name]], dtype=np.int64))
                 write_statistics(file, self.statistics)
             try:
                 structure.save(self.fd)
@@ -220,8 +238,9 @@ class Part:
 
 
 class Structure(io.RawIOBase):
-    """What the HDF5 library takes for a new, empty file. What it writes stays in memory until `save`; that is everything
-    but the pixels, which it is told not to write. Then no error of the disk happens inside the library."""
+    """What the HDF5 library takes for a new, empty file. What it writes stays in memory until `save`;
+    that is everything but the pixels, which it is told not to write.
+    Then no error of the disk happens inside the library."""
 
     def __init__(self):
         self.pieces, self.position, self.size = [], 0, 0
@@ -260,7 +279,8 @@ class Structure(io.RawIOBase):
         return size
 
     def save(self, fd):
-        """Write all of it into the open file `fd`, around what is there, and cut off what lies behind its end."""
+        """Write all of it into the open file `fd`, around what is there,
+        and cut off what lies behind its end."""
         for place, piece in self.pieces:
             write_all(fd, memoryview(piece), place)
         os.ftruncate(fd, self.size)

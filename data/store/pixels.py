@@ -1,8 +1,9 @@
 """Where a split's images are, and how they are read: in memory, raw in a file, or as JPEGs in a file.
 
-Each class has `read(indices, out)`, images `indices` int64 (n,) into `out` uint8 (n, C, H, W); `crop(indices, top, left,
-mirror, out)`, crops of them, as data/store/crops.py says it, into `out` uint8 (V·n, C, crop, crop); and `hint(indices)`, which
-asks the operating system to fetch them and does not wait. All may be called from any number of threads.
+Each class has `read(indices, out)`, images `indices` int64 (n,) into `out` uint8 (n, C, H, W);
+`crop(indices, top, left, mirror, out)`, crops of them, as data/store/crops.py says it, into `out` uint8
+(V·n, C, crop, crop); and `hint(indices)`, which asks the operating system to fetch them and does not wait.
+All may be called from any number of threads.
 """
 import io
 import os
@@ -33,7 +34,8 @@ class MemoryPixels:
         self.images = images
 
     def read(self, indices, out):
-        np.take(self.images, indices, axis=0, out=out, mode="clip")  # the range has been checked; "raise" would copy
+        # the range has been checked; "raise" would copy
+        np.take(self.images, indices, axis=0, out=out, mode="clip")
 
     def crop(self, indices, top, left, mirror, out):
         crops.cut(self.images, indices, top, left, mirror, out)
@@ -43,7 +45,8 @@ class MemoryPixels:
 
 
 class FilePixels:
-    """Raw pixels in a file: image k, uint8 of `shape`, takes the bytes places[k] … places[k + 1] of the open file `fd`.
+    """Raw pixels in a file: image k, uint8 of `shape`,
+    takes the bytes places[k] … places[k + 1] of the open file `fd`.
 
     places: int64 (N + 1,).
     """
@@ -61,7 +64,8 @@ class FilePixels:
 
     @property
     def cached(self):
-        """Whether the latest reads were so quick that the file must be in memory, where a hint an image would be waste."""
+        """Whether the latest reads were so quick that the file must be in memory,
+        where a hint an image would be waste."""
         return self.hinted == 0
 
     def read(self, indices, out):
@@ -112,11 +116,11 @@ class FilePixels:
             try:
                 count = os.preadv(self.fd, [target[done:]], place + done)
             except OSError as error:
-                raise DataError(f"{self.path}: {self._image(place + done)} cannot be read: {error.strerror}; is the disk "
-                                "still there?") from error
+                raise DataError(f"{self.path}: {self._image(place + done)} cannot be read: {error.strerror}; "
+                                "is the disk still there?") from error
             if count == 0:
-                raise DataError(f"{self.path}: the file ends inside {self._image(place + done)}: it was cut short while "
-                                "open; prepare it again")
+                raise DataError(f"{self.path}: the file ends inside {self._image(place + done)}: it was cut "
+                                "short while open; prepare it again")
             done += count
 
     def _image(self, place):
@@ -127,13 +131,16 @@ class FilePixels:
         return status.st_size, status.st_mtime_ns
 
     def _check_unchanged(self):
-        """What was read is no good if somebody wrote into the file meanwhile: pixels and labels may not belong together."""
+        """What was read is no good if somebody wrote into the file meanwhile:
+        pixels and labels may not belong together."""
         try:
             now = self._stamp()
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}; is the disk still there?") from error
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}; "
+                            "is the disk still there?") from error
         if now[0] < self.opened[0]:
-            raise DataError(f"{self.path}: was cut short while open, from {self.opened[0]} to {now[0]} bytes; prepare it again")
+            raise DataError(f"{self.path}: was cut short while open, from {self.opened[0]} to {now[0]} "
+                            "bytes; prepare it again")
         if now != self.opened:
             raise DataError(f"{self.path}: was written to while open; start again with the file as it is now")
 
@@ -157,12 +164,13 @@ class JpegPixels(FilePixels):
             decode(jpeg, out)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{self.path}: image {image} of '{self.name}' is a damaged JPEG ({reason}); run 'python run.py "
-                            "check' and prepare the data set again") from error
+            raise DataError(f"{self.path}: image {image} of '{self.name}' is a damaged JPEG ({reason}); run "
+                            "'python run.py check' and prepare the data set again") from error
 
 
 def decode(jpeg, out):
-    """A JPEG's bytes into `out` uint8 (C, H, W). Raises ValueError or OSError for what is damaged, or of another size."""
+    """A JPEG's bytes into `out` uint8 (C, H, W).
+    Raises ValueError or OSError for what is damaged, or of another size."""
     mode, (height, width) = ("L" if len(out) == 1 else "RGB"), out.shape[1:]
     if simplejpeg:
         pixels = simplejpeg.decode_jpeg(jpeg, "GRAY" if mode == "L" else "RGB", strict=True)
@@ -172,8 +180,10 @@ def decode(jpeg, out):
         return
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
         if image.size != (width, height) or image.mode != mode:
-            raise ValueError(f"{image.height}×{image.width} pixels in {image.mode}, not {height}×{width} in {mode}")
-        for plane, band in zip(out, mode, strict=True):  # a plane at a time: Pillow's own loop beats a strided copy
+            raise ValueError(f"{image.height}×{image.width} pixels in {image.mode}, not {height}×{width} in "
+                             f"{mode}")
+        # a plane at a time: Pillow's own loop beats a strided copy
+        for plane, band in zip(out, mode, strict=True):
             plane[...] = np.frombuffer(image.tobytes("raw", band), np.uint8).reshape(height, width)
 
 

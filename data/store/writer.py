@@ -9,7 +9,8 @@ import numpy as np
 from data.errors import DataError
 from data.store.dataset import FORMAT, SPLITS, VERSION
 
-CHUNK_BYTES = 1 << 20  # of compressed sets: large chunks compress a little better, and all of them are read anyway
+# of compressed sets: large chunks compress a little better, and all of them are read anyway
+CHUNK_BYTES = 1 << 20
 
 
 class Writer:
@@ -20,9 +21,10 @@ class Writer:
             writer.write("train", 0, images)        # as often as needed, in any order, every image once
             writer.set_statistics(statistics)
 
-    All of it goes to a temporary file beside `out`, which is synced and renamed at the end of the block. If the block
-    raises, or something is missing at its end, the temporary file is removed and whatever was at `out` stays.
-    compress: gzip the pixels; for small sets, which a Dataset then holds in memory. synsets: the classes' WNIDs, if any.
+    All of it goes to a temporary file beside `out`, which is synced and renamed at the end of the block.
+    If the block raises, or something is missing at its end, the temporary file is removed and whatever was at
+    `out` stays. compress: gzip the pixels; for small sets, which a Dataset then holds in memory.
+    synsets: the classes' WNIDs, if any.
     """
 
     def __init__(self, out, classes, shape, *, source, compress=False, synsets=None):
@@ -52,7 +54,8 @@ class Writer:
         size = len(labels) * int(np.prod(self.shape))
         free = shutil.disk_usage(self.folder).free
         if not self.compress and size > free:
-            raise DataError(f"{self.out}: '{name}' needs {size / 1e9:.1f} GB, {self.folder} has {free / 1e9:.1f} GB free")
+            raise DataError(f"{self.out}: '{name}' needs {size / 1e9:.1f} GB, {self.folder} has "
+                            f"{free / 1e9:.1f} GB free")
         group = self.file.create_group(name)
         group.create_dataset("labels", data=labels)
         images = {}
@@ -75,7 +78,8 @@ class Writer:
         self.missing[name][where] = False
 
     def set_statistics(self, statistics):
-        """Store the mean image and, of colour sets, the principal components of a Statistics of the training set."""
+        """Store the mean image and, of colour sets, the principal components of a
+        Statistics of the training set."""
         write_statistics(self.file, statistics)
         self.statistics = statistics
 
@@ -99,7 +103,8 @@ class Writer:
             raise ValueError("a data set needs a 'train' split and its statistics before it is closed")
         for name, missing in self.missing.items():
             if missing.any():
-                raise ValueError(f"{missing.sum()} images of '{name}' were never written, first {missing.argmax()}")
+                raise ValueError(f"{missing.sum()} images of '{name}' were never written, first "
+                                 f"{missing.argmax()}")
 
     def _publish(self):
         self.file.close()
@@ -119,17 +124,20 @@ def check_place(out):
 
 
 def write_header(file, classes, source, synsets=None):
-    """What a data set says of itself, into an open h5py file: format, source, class names, WNIDs if there are any."""
+    """What a data set says of itself, into an open h5py file:
+    format, source, class names, WNIDs if there are any."""
     file.attrs.update(
         format=FORMAT, version=VERSION, source=source,
-        axes="images uint8 (N, C, H, W), 0..255; labels int32 (N,), indices into /classes; mean float32 (C, H, W)")
+        axes="images uint8 (N, C, H, W), 0..255; labels int32 (N,), indices into /classes; mean float32 (C, "
+             "H, W)")
     file.create_dataset("classes", data=list(classes), dtype=h5py.string_dtype())
     if synsets:
         file.create_dataset("synsets", data=list(synsets), dtype=h5py.string_dtype())
 
 
 def write_statistics(file, statistics):
-    """The mean image and, of colour sets, the principal components of the training set, into an open h5py file."""
+    """The mean image and, of colour sets, the principal components of the training set,
+    into an open h5py file."""
     file.create_dataset("mean", data=statistics.mean())
     colour = statistics.colour()
     if colour is not None:
@@ -138,7 +146,8 @@ def write_statistics(file, statistics):
 
 
 def publish(path, out):
-    """Give the synced file at `path` the name `out`, in the same file system, so that both name and file last."""
+    """Give the synced file at `path` the name `out`, in the same file system,
+    so that both name and file last."""
     os.replace(path, out)
     folder = os.open(os.path.dirname(os.path.abspath(out)), os.O_RDONLY)  # the new name must be on disk too
     try:

@@ -2,10 +2,11 @@
 
     definition.py                      the formulas, and how they become matrix products, in NumPy
     launches.py                        on a GPU: which kernels, and their launches
-    plain.cu, plain_weights.cu         the products by multiply-adds, in float32 or float64; tile.cuh: a block's tiles
+    sizes.py                           a convolution's sizes, as all of the kernels take them
+    plain.cu, plain_weights.cu         the products by multiply-adds, float32 or float64; tile.cuh: a tile
     tensor.py, tensor.cu, tensor_weights.cu
                                        the products on tensor cores; mma.cuh: the pipeline and the products
-    passes.py, passes.cu               what surrounds the products: packed weights, sums of parts, the bias's gradient
+    passes.py, passes.cu               what surrounds the products: packed weights, sums of parts, d_b
     pixels.cuh, share.cuh              which pixels, and which share of a sum, a block has
 
 docs/kernels.md leads through them.

@@ -1,22 +1,26 @@
 """Convolution (sections 3.2 and 3.5), strictly a correlation, as everywhere in this field.
 
-    y[f, p, q, n] = b[f] + Σ w[f, c, r, s] · x[c, p·stride + r − before, q·stride + s − before, n]      over c, r, s
+    y[f, p, q, n] = b[f] + Σ w[f, c, r, s] · x[c, p·stride + r − before, q·stride + s − before, n]
+                           over c, r, s
 
-with zeros outside the image. `pad` is (before, after): rows and columns of zeros added above and left, below and right. The
-paper's first layer turns 224 pixels into 55 with pad (0, 3): (224 + 3 − 11) / 4 + 1. With `groups` columns, the filters of
-group g read only the channels of group g.
+with zeros outside the image. `pad` is (before, after): rows and columns of zeros added above and left,
+below and right. The paper's first layer turns 224 pixels into 55 with pad (0, 3): (224 + 3 − 11) / 4 + 1.
+With `groups` columns, the filters of group g read only the channels of group g.
 
-How it becomes a matrix product: for each input row h, its *lines* are the S shifted copies that the filter's columns see,
+How it becomes a matrix product: for each input row h, its *lines* are the S shifted copies that
+the filter's columns see,
 
     lines[h][c, s, q, n] = x[c, h − before, q·stride + s − before, n]
 
-An output row p needs the lines of R successive input rows, which lie next to each other in memory, so they already are the
-matrix (R·C·S, Q·N) that the filters, laid out as (F, R·C·S), multiply. Nothing is copied R·S times as in plain im2col, only S
-times; with images innermost each copy moves whole runs of Q·N numbers.
+An output row p needs the lines of R successive input rows, which lie next to each other in memory,
+so they already are the matrix (R·C·S, Q·N) that the filters, laid out as (F, R·C·S), multiply.
+Nothing is copied R·S times as in plain im2col, only S times;
+with images innermost each copy moves whole runs of Q·N numbers.
 
-With stride 1 the S shifts can as well be made behind the product: the filters' columns apart, (F·S, R·C), multiply the plain
-rows (R·C, W·N), and the S results are added, each shifted by its s. That is quicker unless R·C is small, most of all where
-filters are few (the input gradient of conv2 has 48, and twice the speed): BLAS then has S times as many of them.
+With stride 1 the S shifts can as well be made behind the product: the filters' columns apart, (F·S, R·C),
+multiply the plain rows (R·C, W·N), and the S results are added, each shifted by its s. That is quicker unless
+R·C is small, most of all where filters are few (the input gradient of conv2 has 48, and twice the speed):
+BLAS then has S times as many of them.
 """
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -26,10 +30,12 @@ from cpnet.ops.conv import launches
 from cpnet.ops.pointwise import relu_backward, relu_forward
 from cpnet.threads import chunks, parallel, scratch
 
-LINES_BYTES = 12 << 20  # a block's lines: large enough for good matrix products, small enough for the last-level cache
+# a block's lines: large enough for good matrix products, small enough for the last-level cache
+LINES_BYTES = 12 << 20
 BLOCKS = 8  # at least as many blocks as this, so that a few threads have work
 ENOUGH = 64  # from so many products R·C on, the shifts come behind: measured with OpenBLAS
-TALL = 128  # up to so many filters a group, (R·C·S, Q·N)·(Q·N, F) is faster than its transpose: measured with OpenBLAS
+# up to so many filters a group, (R·C·S, Q·N)·(Q·N, F) is faster than its transpose: measured with OpenBLAS
+TALL = 128
 
 
 def conv_shape(x_shape, w_shape, stride, pad):
@@ -37,12 +43,14 @@ def conv_shape(x_shape, w_shape, stride, pad):
     (_, height, width, images), (filters, _, rows, cols) = x_shape, w_shape
     p, q = ((size + sum(pad) - window) // stride + 1 for size, window in ((height, rows), (width, cols)))
     if p < 1 or q < 1:
-        raise ValueError(f"a filter of {rows}×{cols} does not fit in {height}×{width} pixels with padding {pad}")
+        raise ValueError(f"a filter of {rows}×{cols} does not fit in {height}×{width} pixels with padding "
+                         f"{pad}")
     return filters, p, q, images
 
 
 def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, relu=False, out=None):
-    """x (C, H, W, N), w (F, C/groups, R, S), b (F) → y (F, P, Q, N), or max(0, y) with `relu`. Kept for backward: x.
+    """x (C, H, W, N), w (F, C/groups, R, S), b (F) → y (F, P, Q, N), or max(0, y) with `relu`.
+    Kept for backward: x.
 
     Raises ValueError where channels, filters and groups do not fit together.
     """
@@ -56,14 +64,18 @@ def conv_forward(x, w, b=None, *, stride=1, pad=(0, 0), groups=1, relu=False, ou
     return relu_forward(y, out=y) if relu else y
 
 
-def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, relu_y=None, input_gradient=True, out=None):
-    """d_y (F, P, Q, N) → d_x (C, H, W, N), or None without `input_gradient`. Assigns d_w and d_b, shaped as w and b.
+def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, relu_y=None,
+                  input_gradient=True, out=None):
+    """d_y (F, P, Q, N) → d_x (C, H, W, N), or None without `input_gradient`.
+    Assigns d_w and d_b, shaped as w and b.
 
     With `relu_y`, forward's output with `relu`, d_y first becomes 0 wherever that is.
 
-        d_w[f, c, r, s] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]      over p, q, n
-        d_b[f]          = Σ d_y[f, p, q, n]                                                              over p, q, n
-        d_x[c, h, w, n] = Σ w[f, c, r, s] · d_y[f, p, q, n]   over f and all r, s, p, q that read this pixel in forward
+        d_w[f, c, r, s] = Σ d_y[f, p, q, n] · x[c, p·stride + r − before, q·stride + s − before, n]
+                          over p, q, n
+        d_b[f]          = Σ d_y[f, p, q, n]   over p, q, n
+        d_x[c, h, w, n] = Σ w[f, c, r, s] · d_y[f, p, q, n]
+                          over f and all r, s, p, q that read this pixel in forward
     """
     if on_gpu(d_y):
         shape = conv_shape(x.shape, w.shape, stride, pad)
@@ -79,7 +91,8 @@ def conv_backward(d_y, x, w, d_w, d_b=None, *, stride=1, pad=(0, 0), groups=1, r
 
 
 def _correlate(x, w, b, stride, before, groups, y):
-    """The formula at the top; `before` for rows and columns apart, and y's shape tells how far the windows go."""
+    """The formula at the top; `before` for rows and columns apart,
+    and y's shape tells how far the windows go."""
     _, channels, rows, cols = w.shape
     if stride == 1 and rows * channels >= ENOUGH:
         return _correlate_shifting_results(x, w, b, before, groups, y)
@@ -114,7 +127,8 @@ def _correlate_shifting_results(x, w, b, before, groups, y):
         windows = as_strided(taken, (stop - start, rows * channels, width * images),
                              (taken.strides[0], width * images * x.itemsize, x.itemsize), writeable=False)
         products = scratch("conv.products", (stop - start, per_group * cols, width * images), x.dtype)
-        products = np.matmul(matrix[g], windows, out=products).reshape(stop - start, per_group, cols, width, images)
+        products = np.matmul(matrix[g], windows, out=products)
+        products = products.reshape(stop - start, per_group, cols, width, images)
         own = slice(g * per_group, (g + 1) * per_group)
         result = y[own, start:stop].swapaxes(0, 1)
         result[...] = 0 if b is None else b[own, None, None]
@@ -129,7 +143,8 @@ def _correlate_shifting_results(x, w, b, before, groups, y):
 
 
 def _weight_gradient(d_y, x, d_w, stride, before, groups):
-    """One matrix product an output row, (F, Q·N) by (Q·N, R·C·S). Blocks are summed in order, whoever computed them."""
+    """One matrix product an output row, (F, Q·N) by (Q·N, R·C·S).
+    Blocks are summed in order, whoever computed them."""
     filters, channels, rows, cols = d_w.shape
     per_group = filters // groups
     blocks = _blocks(d_w.shape, d_y, groups, channels * cols)
@@ -154,7 +169,8 @@ def _weight_gradient(d_y, x, d_w, stride, before, groups):
 
 
 def _input_gradient(d_y, w, stride, before, groups, d_x):
-    """Itself a convolution of d_y, spread out by the stride, with the filters turned around and C and F exchanged."""
+    """Itself a convolution of d_y, spread out by the stride,
+    with the filters turned around and C and F exchanged."""
     filters, channels, rows, cols = w.shape
     turned = w[:, :, ::-1, ::-1].reshape(groups, filters // groups, channels, rows, cols)
     turned = turned.swapaxes(1, 2).reshape(groups * channels, filters // groups, rows, cols)
@@ -177,7 +193,8 @@ def _rows(y):
 
 
 def _blocks(w_shape, y, groups, lines):
-    """The tasks (group, first, last output row), as many of each group; so many `lines` of scratch an output row."""
+    """The tasks (group, first, last output row), as many of each group;
+    so many `lines` of scratch an output row."""
     _, p, q, images = y.shape
     line_bytes = lines * q * images * y.itemsize
     size = max(1, min(LINES_BYTES // line_bytes - w_shape[2], -(-p * groups // BLOCKS)))
@@ -185,7 +202,8 @@ def _blocks(w_shape, y, groups, lines):
 
 
 def _windows(x, w_shape, y_shape, g, start, stop, stride, before):
-    """The matrices (R·C·S, Q·N) of output rows start … stop − 1 for group g: overlapping views of the lines in scratch."""
+    """The matrices (R·C·S, Q·N) of output rows start … stop − 1 for group g:
+    overlapping views of the lines in scratch."""
     _, channels, rows, cols = w_shape
     _, _, q, images = y_shape
     _, height, width, _ = x.shape
@@ -205,7 +223,8 @@ def _windows(x, w_shape, y_shape, g, start, stop, stride, before):
         line[:, :, right:] = 0
         if right > left:
             x_first = left * stride + shift
-            np.copyto(line[:, :, left:right], x_g[:, :, x_first:x_first + (right - left - 1) * stride + 1:stride])
+            np.copyto(line[:, :, left:right],
+                      x_g[:, :, x_first:x_first + (right - left - 1) * stride + 1:stride])
     row = lines.strides[0]
     return as_strided(lines, (stop - start, rows * channels * cols, q * images),
                       (stride * row, images * q * x.itemsize, x.itemsize), writeable=False)

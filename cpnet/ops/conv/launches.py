@@ -1,6 +1,6 @@
-"""Convolution on GPUs: which kernels compute it, and the launches. definition.py has the formulas, tensor.py the launches of
-the kernels for tensor cores; where those cannot be had, plain.cu and plain_weights.cu have the plain ones, in float32 or
-float64.
+"""Convolution on GPUs: which kernels compute it, and the launches. definition.py has the formulas,
+tensor.py the launches of the kernels for tensor cores; where those cannot be had, plain.cu and
+plain_weights.cu have the plain ones, in float32 or float64.
 """
 from math import prod
 from pathlib import Path
@@ -9,12 +9,14 @@ from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty, workspace
 from cpnet.ops.conv import tensor
 from cpnet.ops.conv.passes import bias_gradient, in_parts, sum_parts
-from cpnet.ops.conv.tensor import little_padding
+from cpnet.ops.conv.sizes import sizes_of
+from cpnet.ops.conv.tensor import WeightKernel, little_padding
 from cpnet.ops.pointwise import relu_backward, relu_forward
 
 HEIGHTS = 128, 96, 64, 48, 32, 16  # rows of a block's tile (BM)
 WIDTHS = {128: (8, 8), 64: (8, 4), 32: (4, 4)}  # its columns (BN): a thread's rows and columns of it (TM, TN)
-PART_BLOCKS = 512  # of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
+# of the weight gradient: two rounds on the largest GPU; never chosen by the card, for the sake of the bits
+PART_BLOCKS = 512
 PART_TERMS = 1024  # products that a part at least adds up
 _PRODUCTS, _WEIGHTS = (Path(__file__).with_name(name) for name in ("plain.cu", "plain_weights.cu"))
 
@@ -25,14 +27,14 @@ def forward(x, w, b, shape, stride, pad, groups, relu, out):
     expect("conv_forward", shape, out=y)
     if b is not None:
         expect("conv_forward", w.shape[:1], b=b)
-    sizes = _sizes(x.shape, w.shape, shape, stride, pad, groups)
+    sizes = sizes_of(x.shape, w.shape, shape, stride, pad, groups)
     if tensor.forward(x, w, b, y, sizes, groups, relu):
         return y
     grid, tile = _pixel_grid(len(w) // groups, shape, groups, x.dtype)
 
     def product(grid, out, bias, relu):
-        launch(_PRODUCTS, "conv_forward", grid, _threads(tile), x, w, w if bias is None else bias, out, bias is not None,
-               *sizes, groups, defines=tile)
+        launch(_PRODUCTS, "conv_forward", grid, _threads(tile), x, w, w if bias is None else bias, out,
+               bias is not None, *sizes, groups, defines=tile)
         if relu:
             relu_forward(out, out=out)
 
@@ -44,7 +46,7 @@ def backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_grad
     """See conv.conv_backward; `shape` is d_y's."""
     expect("conv_backward", shape, d_y=d_y)
     expect("conv_backward", w.shape, d_w=d_w)
-    sizes = _sizes(x.shape, w.shape, d_y.shape, stride, pad, groups)
+    sizes = sizes_of(x.shape, w.shape, d_y.shape, stride, pad, groups)
     if d_b is not None:
         bias_gradient(d_y, d_b, relu_y)
     elif relu_y is not None:
@@ -59,46 +61,42 @@ def backward(d_y, x, w, d_w, d_b, shape, stride, pad, groups, relu_y, input_grad
     grid, tile = _pixel_grid(w.shape[1], x.shape, groups, x.dtype)
 
     def product(grid, out, *_):
-        launch(_PRODUCTS, "conv_input_gradient", grid, _threads(tile), d_y, w, out, *sizes, groups, defines=tile)
+        launch(_PRODUCTS, "conv_input_gradient", grid, _threads(tile), d_y, w, out, *sizes,
+               groups, defines=tile)
 
     in_parts(d_x, grid, len(w) // groups * prod(w.shape[2:]), product)
     return d_x
 
 
 def product_of_rows(a, b, out):
-    """out (A, B) = a (A, K) bᵀ, b (B, K): as the weight gradient of a filter of one pixel adds up over K images."""
+    """out (A, B) = a (A, K) bᵀ, b (B, K): as the weight gradient of a filter of one pixel
+    adds up over K images."""
     a, b, out = (array.reshape(len(array), 1, 1, -1) for array in (a, b, out))
     out = out.reshape(len(a), len(b), 1, 1)
-    weight_gradient(a, b, out, _sizes(b.shape, out.shape, a.shape, 1, (0, 0), 1), 1)
+    weight_gradient(a, b, out, sizes_of(b.shape, out.shape, a.shape, 1, (0, 0), 1), 1)
 
 
 def weight_gradient(d_y, x, d_w, sizes, groups):
-    """Parts of the pixels apart, then their sum in order; one part of a filter of one pixel lies as d_w does."""
+    """Parts of the pixels apart, then their sum in order;
+    one part of a filter of one pixel lies as d_w does."""
     filters, channels, rows, cols = d_w.shape
-    file, kernel, height, width, threads, options = (tensor.weights(x, d_y, d_w, groups) or
-                                                     _plain_weights(d_w.shape, groups, x.dtype))
-    tiles = blocks(filters // groups, height) * blocks(channels * rows * cols, width)
+    kernel = tensor.weights(x, d_y, d_w, groups) or _plain_weights(d_w.shape, groups, x.dtype)
+    tiles = blocks(filters // groups, kernel.rows) * blocks(channels * rows * cols, kernel.columns)
     parts = max(1, min(PART_BLOCKS // (tiles * groups), d_y[0].size // PART_TERMS))
     alone = parts == 1 and rows * cols == 1
     sums = d_w if alone else workspace("conv.parts", (parts, *d_w.shape), x.dtype, x)
-    launch(file, kernel, (tiles, parts, groups), threads, x, d_y, sums, *sizes, **options)
+    launch(kernel.file, kernel.name, (tiles, parts, groups), kernel.threads, x, d_y, sums, *sizes,
+           **kernel.options)
     if not alone:
         sum_parts(sums, d_w, filters, channels, rows * cols)
 
 
 def _plain_weights(w_shape, groups, dtype):
-    """As `tensor.weights`, of the plain kernel."""
+    """The WeightKernel of multiply-adds."""
     filters, channels, rows, cols = w_shape
     tile = _tile(filters // groups, channels * rows * cols, dtype)
-    return _WEIGHTS, "conv_weight_parts", tile["BM"], tile["BN"], _threads(tile), {"defines": tile}
-
-
-def _sizes(x_shape, w_shape, y_shape, stride, pad, groups):
-    """The kernels' C, H, W, N, F, R, S, P, Q, stride, before: channels and filters of one group."""
-    for name, shape in ("x", x_shape[:3]), ("w", w_shape), ("y", y_shape[:3]):
-        if prod(shape) >= 2**31:  # which no GPU could hold for long: the kernels count pixels in 31 bits, numbers in 64
-            raise ValueError(f"convolution: {name} {shape} is too large, {prod(shape):,} of at most 2³¹ − 1")
-    return (w_shape[1], *x_shape[1:], w_shape[0] // groups, *w_shape[2:], *y_shape[1:3], stride, pad[0])
+    return WeightKernel(_WEIGHTS, "conv_weight_parts", tile["BM"], tile["BN"], _threads(tile),
+                        {"defines": tile})
 
 
 def _pixel_grid(maps, shape, groups, dtype):

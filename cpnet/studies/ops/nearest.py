@@ -1,8 +1,9 @@
 """Which of many vectors, or of many binary codes, lie nearest (section 6.1).
 
-A key is a distance and an index in one uint64: the distance's 32 bits above the index's. (A float32 that is not negative and
-its bits, read as an integer, are in the same order.) So no two keys are equal, the smallest are the nearest, of equal
-distances the lower index comes first, and the nearest of several blocks are the smallest of all their keys.
+A key is a distance and an index in one uint64: the distance's 32 bits above the index's.
+(A float32 that is not negative and its bits, read as an integer, are in the same order.) So no two keys are
+equal, the smallest are the nearest, of equal distances the lower index comes first, and the nearest of
+several blocks are the smallest of all their keys.
 """
 import numpy as np
 
@@ -21,22 +22,23 @@ def square_sums(vectors):
     if not on_gpu(vectors):
         return np.einsum("nd,nd->n", vectors, vectors)
     sums = empty(vectors.shape[:1], np.float32, vectors)
-    launch(__file__, "square_sums", blocks(len(vectors), THREADS // 32), THREADS, vectors, sums, *vectors.shape,
-           defines={"THREADS": THREADS})
+    launch(__file__, "square_sums", blocks(len(vectors), THREADS // 32), THREADS, vectors, sums,
+           *vectors.shape, defines={"THREADS": THREADS})
     return sums
 
 
 def euclidean_keys(queries, vectors, query_squares, squares, first):
-    """queries (Q, D), vectors (N, D), float32, and the sums of their squares (Q), (N) → keys (Q, N), of squared distances
-    ‖q‖² + ‖v‖² − 2 q·v. `first`: the index of the first vector. On a CPU the keys are scratch memory."""
+    """queries (Q, D), vectors (N, D), float32, and the sums of their squares (Q), (N) → keys (Q, N),
+    of squared distances ‖q‖² + ‖v‖² − 2 q·v. `first`: the index of the first vector.
+    On a CPU the keys are scratch memory."""
     shape = len(queries), len(vectors)
     if on_gpu(queries):
         products, keys = (empty(shape, kind, queries) for kind in (np.float32, np.uint64))
         product_of_rows(queries, vectors, products)
         expect("euclidean_keys", shape[:1], query_squares=query_squares)
         expect("euclidean_keys", shape[1:], squares=squares)
-        launch(__file__, "euclidean_keys", _grid(shape), THREADS, products, query_squares, squares, keys, shape[1], first,
-               defines={"THREADS": THREADS})
+        launch(__file__, "euclidean_keys", _grid(shape), THREADS, products, query_squares, squares, keys,
+               shape[1], first, defines={"THREADS": THREADS})
         return keys
     distances = np.matmul(queries, vectors.T, out=scratch("nearest.distances", shape, np.float32))
     distances *= -2
@@ -46,13 +48,14 @@ def euclidean_keys(queries, vectors, query_squares, squares, first):
 
 
 def hamming_keys(queries, codes, first):
-    """queries (Q, W), codes (W, N), uint64 words → keys (Q, N), of the number of bits that differ. `first`: as above."""
+    """queries (Q, W), codes (W, N), uint64 words → keys (Q, N), of the number of bits that differ.
+    `first`: as above."""
     shape = len(queries), codes.shape[1]
     if on_gpu(queries):
         keys = empty(shape, np.uint64, queries)
         expect("hamming_keys", (queries.shape[1], shape[1]), codes=codes)
-        launch(__file__, "hamming_keys", _grid(shape), THREADS, queries, codes, keys, shape[1], queries.shape[1], first,
-               defines={"THREADS": THREADS})
+        launch(__file__, "hamming_keys", _grid(shape), THREADS, queries, codes, keys, shape[1],
+               queries.shape[1], first, defines={"THREADS": THREADS})
         return keys
     differ, bits = scratch("nearest.differ", shape, np.uint64), scratch("nearest.bits", shape, np.uint8)
     counts = scratch("nearest.counts", shape, np.uint32)
@@ -71,8 +74,8 @@ def _keys(distances, first):
 
 
 def smallest(keys, best, k):
-    """keys (Q, N) and best (Q, M), uint64, no two of a row equal, k ≤ N + M → (Q, k): the smallest of both, in order. `keys`
-    may be lost."""
+    """keys (Q, N) and best (Q, M), uint64, no two of a row equal, k ≤ N + M → (Q, k):
+    the smallest of both, in order. `keys` may be lost."""
     if not on_gpu(keys):
         if keys.shape[1] > k:
             keys.partition(k - 1, axis=1)
@@ -81,8 +84,8 @@ def smallest(keys, best, k):
         raise ValueError(f"a GPU chooses {MOST} neighbours at most, not {k}")
     expect("smallest", (len(keys), best.shape[1]), best=best)
     chosen = empty((len(keys), k), np.uint64, keys)
-    launch(__file__, "smallest", len(keys), THREADS, keys, best, chosen, keys.shape[1], best.shape[1], k, shared=8 * k,
-           defines={"THREADS": THREADS})
+    launch(__file__, "smallest", len(keys), THREADS, keys, best, chosen, keys.shape[1], best.shape[1],
+           k, shared=8 * k, defines={"THREADS": THREADS})
     return chosen
 
 

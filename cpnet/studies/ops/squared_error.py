@@ -17,7 +17,8 @@ def squared_error_forward(y, x, *, out=None):
 
 
 def squared_error_backward(y, x, batch=None, *, out=None):
-    """d_y (features, N) of the losses' sum divided by `batch` (default N): (y − x) / batch. May be written over y or x."""
+    """d_y (features, N) of the losses' sum divided by `batch` (default N): (y − x) / batch.
+    May be written over y or x."""
     batch = y.shape[1] if batch is None else batch
     if on_gpu(y):
         return _gpu("squared_error_backward", y, x, y.shape, out, batch)
