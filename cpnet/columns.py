@@ -11,19 +11,19 @@ from cpnet.gpu import memory
 from cpnet.ops import pointwise
 
 
-def gather(parts, receivers):
+def gather(blocks, receivers):
     """Channel blocks (C/D, …), one of each device → for each of `receivers` all channels (C, …), in order.
 
     receivers: for each device that wants them, its layer, for device and memory.
     A single block is not copied.
     """
-    if len(parts) == 1:
-        return list(parts)
-    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    wholes = [receiver.buffer("gathered", shape, parts[0].dtype) for receiver in receivers]
-    starts = np.cumsum([0, *(len(part) for part in parts)])
-    memory.copy([(whole[start:start + len(part)], part) for whole in wholes
-                 for start, part in zip(starts, parts, strict=False)])
+    if len(blocks) == 1:
+        return list(blocks)
+    shape = (sum(len(block) for block in blocks), *blocks[0].shape[1:])
+    wholes = [receiver.buffer("gathered", shape, blocks[0].dtype) for receiver in receivers]
+    starts = np.cumsum([0, *(len(block) for block in blocks)])
+    memory.copy([(whole[start:start + len(block)], block) for whole in wholes
+                 for start, block in zip(starts, blocks, strict=False)])
     return wholes
 
 

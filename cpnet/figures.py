@@ -54,8 +54,8 @@ def drops(history):
 
 def _lines(axes, history, what):
     lines = ("train", "training (cropped, with dropout)", "0.55"), ("val", "validation", "C0")
-    for part, name, colour in lines:
-        axes.plot([line["epoch"] for line in history], [line[f"{part}_{what}"] for line in history],
+    for split, name, colour in lines:
+        axes.plot([line["epoch"] for line in history], [line[f"{split}_{what}"] for line in history],
                   color=colour, marker="o", markersize=3, label=name)
     for epoch, rate in drops(history):
         axes.axvline(epoch + 0.5, color="C3", linewidth=0.8, linestyle="--")

@@ -176,11 +176,16 @@ def _slope(net, loss, parameter, w, direction):
 
 def _choices(net):
     """What the last forward pass decided at its kinks: which ReLUs let through, which pixel won each pool."""
-    parts = [part for row in net.rows for part in row.copies]
-    pools = [(part, to_host(part.x), to_host(part.y)) for part in parts if isinstance(part, layers.MaxPool)]
-    return ([(to_host(part.y) > 0).tobytes() for part in parts if part.bends_at_zero]
-            + [pool.max_pool_backward(np.ones_like(y), x, y, z=part.z, s=part.s).tobytes()
-               for part, x, y in pools])
+    copies = [placed for row in net.rows for placed in row.copies]
+    choices = []
+    for placed in copies:
+        if placed.bends_at_zero:
+            choices.append((to_host(placed.y) > 0).tobytes())
+        if isinstance(placed, layers.MaxPool):
+            x, y = to_host(placed.x), to_host(placed.y)
+            winners = pool.max_pool_backward(np.ones_like(y), x, y, z=placed.z, s=placed.s)
+            choices.append(winners.tobytes())
+    return choices
 
 
 # Layers

@@ -177,9 +177,9 @@ class Network:
         for number, row in enumerate(self.rows):
             if row.layer.reads == "all" and number > 0:
                 outputs = gather(outputs, row.copies)
-            outputs = [part.forward(x, run) for part, x in zip(row.copies, outputs, strict=True)]
+            outputs = [placed.forward(x, run) for placed, x in zip(row.copies, outputs, strict=True)]
             if watch:
-                within = zip(*(part.within() for part in row.copies), strict=True)
+                within = zip(*(placed.within() for placed in row.copies), strict=True)
                 for layer, seen in zip(row.covers, [*within, outputs], strict=True):
                     watch(layer, list(seen))
         self.logits = outputs[0]
@@ -201,7 +201,7 @@ class Network:
         gradients = [d_y]
         for number in reversed(range(len(self.rows))):
             row = self.rows[number]
-            gradients = [part.backward(d_y) for part, d_y in zip(row.copies, gradients, strict=True)]
+            gradients = [placed.backward(d_y) for placed, d_y in zip(row.copies, gradients, strict=True)]
             if row.layer.reads == "all" and number > 0:
                 gradients = scatter_sum(gradients, self.rows[number - 1].copies)
 

@@ -75,12 +75,12 @@ def _central(mean, image):
     return np.ascontiguousarray(mean[:, top:top + height, left:left + width], np.float32)
 
 
-def _nodes(layer, x, y, shape, out, parts):
+def _nodes(layer, x, y, shape, out, count):
     """Yields (operator, inputs, outputs, attributes) that make the layer's output, tensor `y`, of its input,
     tensor `x`.
 
     shape, out: an image's input and output, as in Table.shapes.
-    parts: the blocks of maps that are read apart.
+    count: the blocks of maps that are read apart.
     """
     parameters = [f"{layer.name}.weight", f"{layer.name}.bias"]
     match layer:
@@ -88,24 +88,24 @@ def _nodes(layer, x, y, shape, out, parts):
             before, after = layer.pads
             yield "Conv", [x, *parameters], [y], {
                 "kernel_shape": [layer.size] * 2, "strides": [layer.stride] * 2,
-                "pads": [before, before, after, after], "group": parts}
-        case Linear() if parts == 1:
+                "pads": [before, before, after, after], "group": count}
+        case Linear() if count == 1:
             yield "Flatten", [x], [f"{y}_features"], {"axis": 1}
             yield "Gemm", [f"{y}_features", *parameters], [y], {"transB": 1}
         case Linear():
             yield "Flatten", [x], [f"{y}_features"], {"axis": 1}
             yield "Unsqueeze", [f"{y}_features"], [f"{y}_maps"], {"axes": [2, 3]}
-            attributes = {"kernel_shape": [1, 1], "group": parts}
+            attributes = {"kernel_shape": [1, 1], "group": count}
             yield "Conv", [f"{y}_maps", *parameters], [f"{y}_columns"], attributes
             yield "Flatten", [f"{y}_columns"], [y], {"axis": 1}
         case ReLU() | Tanh():
             yield "Relu" if isinstance(layer, ReLU) else "Tanh", [x], [y], {}
         case LRN():
             constants = {"size": layer.n, "alpha": layer.alpha * layer.n, "beta": layer.beta, "bias": layer.k}
-            if parts == 1:
+            if count == 1:
                 yield "LRN", [x], [y], constants
                 return
-            before, after = ([f"{y}_column{k}{side}" for k in range(1, parts + 1)] for side in ("_in", ""))
+            before, after = ([f"{y}_column{k}{side}" for k in range(1, count + 1)] for side in ("_in", ""))
             yield "Split", [x], before, {"axis": 1}
             for one, other in zip(before, after, strict=True):
                 yield "LRN", [one], [other], constants

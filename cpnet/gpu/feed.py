@@ -96,7 +96,8 @@ class Feed:
         """Begin the copies of a RawBatch; the slot it lies in is kept until they are over."""
         if not self.lanes:  # the first batch is the largest
             # A device that holds two columns has two copies of the first layer, but needs the images once.
-            self.lanes = {part.device: Lane(part, self.mean, batch) for part in self.network.rows[0].copies}
+            self.lanes = {first.device: Lane(first, self.mean, batch)
+                          for first in self.network.rows[0].copies}
         events = {device: lane.send(batch, self.turn) for device, lane in self.lanes.items()}
         self.loader.keep(functools.partial(_wait, self.lanes, events))
         sent = Sent(batch.indices, len(batch.labels), batch.packed.images.shape, self.turn, events)
@@ -115,13 +116,13 @@ class Lane:
     """One device's side: bytes of two batches, floats and labels of one,
     in the memory of its copy of the first layer."""
 
-    def __init__(self, part, mean, batch):
+    def __init__(self, first, mean, batch):
         views, channels, crop, _ = batch.packed.images.shape
-        self.device, self.dtype = part.device, batch.packed.shift.dtype
-        self.floats = part.buffer("images", (channels, crop, crop, views), self.dtype).reshape(-1)
-        self.labels = part.buffer("labels", batch.labels.shape, np.int32)
-        self.bytes = [part.buffer(f"bytes {turn}", batch.memory.shape, np.uint8) for turn in (0, 1)]
-        self.mean = part.device.put(mean.astype(self.dtype))
+        self.device, self.dtype = first.device, batch.packed.shift.dtype
+        self.floats = first.buffer("images", (channels, crop, crop, views), self.dtype).reshape(-1)
+        self.labels = first.buffer("labels", batch.labels.shape, np.int32)
+        self.bytes = [first.buffer(f"bytes {turn}", batch.memory.shape, np.uint8) for turn in (0, 1)]
+        self.mean = first.device.put(mean.astype(self.dtype))
         # The memory may have been somebody else's, whose work is not over.
         self.used = [memory.mark(self.mean)] * 2
         self.arrived = None  # the last copy's event

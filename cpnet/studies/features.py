@@ -52,19 +52,19 @@ def extract(network, dataset, out, splits, *, made_from, batch=128, threads=1, p
     """Write the features of `splits` to `out`. Interrupted, the same call goes on where it stopped.
     `made_from`: a text that says which checkpoint this is.
     Raises CpnetError where `out` cannot be written."""
-    part, journal = f"{out}.partial", f"{out}.progress"
+    partial, journal = f"{out}.partial", f"{out}.progress"
     width = int(np.prod(next(shape for layer, _, shape in network.table.shapes()
                              if layer is last_hidden(network.table))))
     sizes = {split: len(dataset.split(split)) for split in splits}
     task = {"checkpoint": made_from, "data": str(dataset.path), "sizes": sizes, "width": width}
     try:
-        done = _resume(journal, part, task)
+        done = _resume(journal, partial, task)
         if done is None:
-            _make(part, task, dataset, network)
+            _make(partial, task, dataset, network)
             done = dict.fromkeys(splits, 0)
-        with h5py.File(part) as file:
+        with h5py.File(partial) as file:
             places = {split: file[f"{split}/features"].id.get_offset() for split in splits}
-        fd = os.open(part, os.O_WRONLY)
+        fd = os.open(partial, os.O_WRONLY)
         try:
             for split in splits:
                 def save(count, split=split):
@@ -76,7 +76,7 @@ def extract(network, dataset, out, splits, *, made_from, batch=128, threads=1, p
                                places[split], save)
         finally:
             os.close(fd)
-        os.replace(part, out)
+        os.replace(partial, out)
         os.remove(journal)
     except OSError as error:
         raise CpnetError(f"{out}: could not be written ({error.strerror or error})") from error
@@ -96,18 +96,18 @@ def _extract_split(network, dataset, split, done, batch, threads, progress, fd, 
         save(count)
 
 
-def _resume(journal, part, task):
+def _resume(journal, partial, task):
     """How many images of each split are done, or None where nothing of this task is."""
-    if not (os.path.exists(journal) and os.path.exists(part)):
+    if not (os.path.exists(journal) and os.path.exists(partial)):
         return None
     with open(journal) as file:
         before = json.load(file)
     return before["done"] if before["task"] == task else None
 
 
-def _make(part, task, dataset, network):
+def _make(partial, task, dataset, network):
     """The file with room for all features, which are then written past the HDF5 library, as they come."""
-    with h5py.File(part, "w") as file:
+    with h5py.File(partial, "w") as file:
         file.attrs.update(format=FORMAT, version=VERSION, checkpoint=task["checkpoint"], data=task["data"],
                           layer=last_hidden(network.table).name)
         for split, count in task["sizes"].items():

@@ -62,15 +62,15 @@ class Loader:
                  drop_last=False, shuffle="full",
                  rank=0, ranks=1, mirror=True, colour=True, crops=True, threads=1, ring=4,
                  dtype=np.float32, raw=False, flip=False, allocate=np.empty):
-        part = dataset.split(split)
-        _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype)
-        shape = part.image_shape
+        images = dataset.split(split)
+        _check(dataset, images, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype)
+        shape = images.image_shape
         if mode == "train":
-            order = epoch_order(len(part), seed, epoch, shuffle)
+            order = epoch_order(len(images), seed, epoch, shuffle)
             pca = dataset.pca if colour else None
-            views = random_views(len(part), shape, crop, seed, epoch, mirror=mirror, pca=pca, crops=crops)
+            views = random_views(len(images), shape, crop, seed, epoch, mirror=mirror, pca=pca, crops=crops)
         else:
-            order = np.arange(len(part))
+            order = np.arange(len(images))
             views = centre_view(shape, crop) if mode == "centre" else ten_views(shape, crop)
         batches = Batches(order, batch, rank, ranks,
                           windows=mode == "train" and shuffle == "blocks", start=start)
@@ -78,7 +78,7 @@ class Loader:
         if not 0 <= start <= last:
             raise ValueError(f"start must be a batch in 0..{last}, not {start}")
         self._length = last - start
-        work = (_RawWork if raw else _Work)(dataset.path, part, batches, views, drawn=mode == "train",
+        work = (_RawWork if raw else _Work)(dataset.path, images, batches, views, drawn=mode == "train",
                                             mean=dataset.mean.astype(dtype), crop=crop, flip=raw and flip)
         work.slots = [work.slot(allocate) for _ in range(min(ring, self._length))]
         self._ring = Ring(work, start, last, len(work.slots), threads)
@@ -141,7 +141,7 @@ class _Work:
             if self.batches.ahead or not self.split.pixels.cached:
                 for indices in self.batches.fetch(number):
                     self.split.hint(indices)
-            return self.make(self.batches.part(number), slot)
+            return self.make(self.batches.places(number), slot)
         except DataError:
             raise
         except BaseException as error:  # whoever waits for this batch reads one line, too
@@ -155,16 +155,17 @@ class _Work:
         """A Packed of n images at the beginning of `memory`."""
         return unpack(memory, n, (n * self.seen, *self.shape), self.mean.dtype)
 
-    def pack(self, part, packed):
-        """The crops of a part of the epoch's images, uint8, and what is to be done to them, into `packed`."""
-        indices, n = self.batches.order[part], part.stop - part.start
-        packed.labels[...] = self.labels[part]
+    def pack(self, places, packed):
+        """The crops of the images at these places of the epoch, uint8, into `packed`, and what is to be done
+        to them."""
+        indices, n = self.batches.order[places], places.stop - places.start
+        packed.labels[...] = self.labels[places]
         for name, values in self.views._asdict().items():
             place = getattr(packed, name)
             if values is None:
                 place[...] = 0
             elif self.drawn:
-                place[...] = values[part]
+                place[...] = values[places]
             else:
                 place.reshape(self.seen, n)[...] = values[:, None]
         mirror = packed.mirror if self.flip else self.plain[:len(packed.mirror)]
@@ -176,16 +177,16 @@ class _Work:
         channels, crop, _ = self.shape
         return allocate((channels * crop * crop * self.batches.batch * self.seen,), self.mean.dtype)
 
-    def make(self, part, slot):
+    def make(self, places, slot):
         if not hasattr(self.local, "memory"):
             self.local.memory = np.empty(self.packed_bytes(self.batches.batch), np.uint8)
-        packed = self.room(self.local.memory, part.stop - part.start)
-        self.pack(part, packed)
+        packed = self.room(self.local.memory, places.stop - places.start)
+        self.pack(places, packed)
         shape = *self.shape, len(packed.images)
         # The beginning of the slot, so that an incomplete batch is contiguous too.
         images = self.slots[slot][:prod(shape)].reshape(shape)
         centre(packed.images, self.mean, packed.top, packed.left, packed.mirror, packed.shift, images)
-        return Batch(images, packed.labels.copy(), self.batches.order[part])
+        return Batch(images, packed.labels.copy(), self.batches.order[places])
 
 
 class _RawWork(_Work):
@@ -195,16 +196,16 @@ class _RawWork(_Work):
         memory = allocate((self.packed_bytes(self.batches.batch),), np.dtype(np.uint8))
         return memory, self.room(memory, self.batches.batch)
 
-    def make(self, part, slot):
-        (memory, packed), n = self.slots[slot], part.stop - part.start
+    def make(self, places, slot):
+        (memory, packed), n = self.slots[slot], places.stop - places.start
         if n < self.batches.batch:
             memory = memory[:self.packed_bytes(n)]
             packed = self.room(memory, n)
-        self.pack(part, packed)
-        return RawBatch(packed, packed.labels, self.batches.order[part], memory)
+        self.pack(places, packed)
+        return RawBatch(packed, packed.labels, self.batches.order[places], memory)
 
 
-def _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype):
+def _check(dataset, images, batch, crop, mode, drop_last, shuffle, rank, ranks, threads, ring, dtype):
     for name, value, known in (("mode", mode, MODES), ("shuffle", shuffle, SHUFFLES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
@@ -217,6 +218,6 @@ def _check(dataset, part, batch, crop, mode, drop_last, shuffle, rank, ranks, th
     if not 1 <= crop <= min(dataset.height, dataset.width):
         raise DataError(f"{dataset.path}: cannot cut {crop}×{crop} out of images of "
                         f"{dataset.height}×{dataset.width}")
-    if drop_last and len(part) < batch * ranks:
-        raise DataError(f"{dataset.path}: '{part.name}' has {len(part)} images, not one full batch of "
+    if drop_last and len(images) < batch * ranks:
+        raise DataError(f"{dataset.path}: '{images.name}' has {len(images)} images, not one full batch of "
                         f"{batch * ranks}; choose a smaller batch")

@@ -55,9 +55,9 @@ class Batches:
 
     def indices(self, number):
         """The images of batch `number`; in an incomplete last one possibly none."""
-        return self.order[self.part(number)]
+        return self.order[self.places(number)]
 
-    def part(self, number):
+    def places(self, number):
         """Where they stand in `order`, as a slice."""
         start, stop = self._span(number)
         n = stop - start
