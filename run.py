@@ -23,8 +23,10 @@ A trained net is a CHECKPOINT, such as runs/mini-1/checkpoint-best.h5. To go dee
 """
 import difflib
 import importlib
+import os
 import sys
 
+from cpnet import console
 from cpnet.errors import CpnetError, fail
 from data.errors import DataError
 
@@ -56,10 +58,10 @@ def main(words):
         return fail(error)
     except KeyboardInterrupt:
         return fail("interrupted; the last checkpoint is untouched", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Before NumPy is loaded: its products run in one thread each (cpnet/threads.py), and more would only take
+    # memory, which under a tight limit leaves OpenBLAS waiting for ever.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.exit(console.run(main, sys.argv[1:]))

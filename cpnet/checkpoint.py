@@ -8,17 +8,18 @@
     mean, classes   the data set's mean image (C, H, W) and class names: this file is enough to predict
 
 A file gets its name only when it is complete and on the disk, so an interrupted save leaves the old file.
+What a file says is checked before anything is computed with it.
 """
 import io
 import json
 
-import h5py
 import numpy as np
 
 from cpnet import __version__, nets, settings
 from cpnet.errors import CpnetError
 from cpnet.files import write_atomically
 from cpnet.network import layer_of
+from data.store import hdf5
 
 FORMAT, VERSION = "cpnet-checkpoint", 1
 KINDS = "values", "velocities", "state"
@@ -28,14 +29,17 @@ TRAINED = "values", "state"  # all that predictions take
 def save(path, network, *, settings, state, mean, classes):
     """Write a checkpoint. settings, state: dicts that JSON can hold. Raises CpnetError if it cannot."""
     image = io.BytesIO()  # HDF5 does not survive a full disk cleanly, so the file is made in memory
-    with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, program=__version__,
-                          settings=json.dumps(dict(settings)), state=json.dumps(state))
+    with hdf5.new(image) as file:
+        file.attrs.update(format=hdf5.fixed(FORMAT), version=VERSION, program=hdf5.fixed(__version__),
+                          settings=hdf5.fixed(json.dumps(dict(settings))),
+                          state=hdf5.fixed(json.dumps(state)))
         for kind in KINDS:
-            for name in network.kinds[kind]:
-                file[f"{kind}/{name}"] = network.get(kind, name)
+            if network.kinds[kind]:
+                group = file.create_group(kind)
+                for name in network.kinds[kind]:
+                    group[name] = network.get(kind, name)
         file["mean"] = mean
-        file["classes"] = list(classes)
+        file["classes"] = hdf5.fixed_list(classes)
     write_atomically(path, image.getbuffer())
 
 
@@ -47,29 +51,43 @@ class Checkpoint:
 
     def __init__(self, path):
         self.path = path
-        try:
-            with h5py.File(path) as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise CpnetError(f"{path}: is an HDF5 file but not a checkpoint of this program")
-                if file.attrs["version"] != VERSION:
-                    raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads "
-                                     f"version {VERSION}")
-                self.settings, self.state = (json.loads(file.attrs[key]) for key in ("settings", "state"))
-                self.mean = file["mean"][()]
-                self.classes = [name.decode() for name in file["classes"][()]]
-                self.arrays = {kind: _read(file, kind) for kind in KINDS}
-        except FileNotFoundError:
-            raise CpnetError(f"{path}: there is no such checkpoint") from None
-        except (OSError, KeyError, ValueError) as error:
-            raise CpnetError(f"{path}: cannot be read as a checkpoint ({error}); is it whole?") from error
+        with hdf5.reading(path, "checkpoint", CpnetError) as file:
+            if hdf5.text(file.attrs.get("format", "")) != FORMAT:
+                raise CpnetError(f"{path}: is an HDF5 file but not a checkpoint of this program")
+            if file.attrs["version"] != VERSION:
+                raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads "
+                                 f"version {VERSION}")
+            self.settings, self.state = (json.loads(hdf5.text(file.attrs[key]))
+                                         for key in ("settings", "state"))
+            self.mean = file["mean"][()]
+            self.classes = hdf5.texts(file["classes"])
+            self.arrays = {kind: _read(file, kind) for kind in KINDS}
+        for name, found in ("settings", self.settings), ("state", self.state):
+            if not isinstance(found, dict):
+                raise CpnetError(f"{path}: its {name} are damaged: they are no object; is it whole?")
+        if not isinstance(self.mean, np.ndarray) or self.mean.dtype.kind != "f" or not _finite(self.mean):
+            raise CpnetError(f"{path}: its mean holds values that are not finite; is it whole?")
 
     def run(self):
         """The Settings of the run that wrote it. Raises CpnetError, naming the key, if they are no run's."""
         return settings.read(self.path, self.settings)
 
     def net(self):
-        """The Settings, of which all but the net may be missing: imported weights come from no run."""
-        return settings.read(self.path, self.settings, needed=["table"])
+        """The Settings, of which all but the net may be missing: imported weights come from no run.
+
+        Raises CpnetError, too, where mean image or classes are not those of such a net.
+        """
+        found = settings.read(self.path, self.settings, needed=["table"])
+        table = nets.build(**found.table)
+        if len(self.classes) != table.settings["classes"]:
+            raise CpnetError(f"{self.path}: names {len(self.classes)} classes, and its net has "
+                             f"{table.settings['classes']}; is it whole?")
+        profile = table.settings["profile"]
+        if self.mean.ndim != 3 or len(self.mean) != table.image[0] \
+                or nets.crop_size(min(self.mean.shape[1:]), profile) != table.image[1]:
+            raise CpnetError(f"{self.path}: its mean image is {'×'.join(map(str, self.mean.shape))}, and its "
+                             f"net was made for crops of {'×'.join(map(str, table.image))}; is it whole?")
+        return found
 
     def table(self):
         """The Table of its net."""
@@ -110,7 +128,13 @@ class Checkpoint:
 def _read(file, kind):
     """{name: array} of a kind; empty for "state" where the net has none."""
     group = file[kind] if kind in file or kind != "state" else {}
-    return {name: group[name][()] for name in group}
+    return {name: np.asarray(group[name][()]) for name in group}
+
+
+def _finite(array):
+    """Whether all of an array's values are numbers that float32 has."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def check_arrays(path, arrays, parameters):
@@ -122,5 +146,5 @@ def check_arrays(path, arrays, parameters):
         if arrays[name].shape != parameters[name].shape:
             raise CpnetError(f"{path}: is of another net: {name} is {arrays[name].shape} there, "
                              f"{parameters[name].shape} in the net")
-        if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+        if arrays[name].dtype.kind != "f" or not _finite(arrays[name]):
             raise CpnetError(f"{path}: {name} holds values that are not finite")

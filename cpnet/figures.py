@@ -1,17 +1,23 @@
 """Pictures of a run. Each function writes one to `path`, which may be an open file."""
 import io
+import os
 import warnings
 from contextlib import contextmanager
 
-import matplotlib
 import numpy as np
 
-from cpnet.errors import CpnetError
+from cpnet.files import write_atomically
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no screen)
+# Pictures are files, never windows. An inherited MPLBACKEND, as notebooks set one, may name a backend that is
+# not installed here, and would be looked for at the import.
+os.environ["MPLBACKEND"] = "agg"
+import matplotlib  # noqa: E402
 from matplotlib.colors import PowerNorm  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
+
+SQUARES = 1000  # rows of a confusion table's picture at most
 
 
 def curves(history, path, *, size=(7, 4.2)):
@@ -67,7 +73,7 @@ def _lines(axes, history, what):
 @contextmanager
 def _over_epochs(history, path, size):
     """Axes to draw on, of epochs against something that is not negative; then the picture is written."""
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure, axes = subplots(figsize=size, layout="constrained")
     yield axes
     axes.set(xlabel="epoch")
     axes.set_ylim(bottom=0)
@@ -81,7 +87,7 @@ def draw_net(table, path):
     parameters a box with its maps and size, arrows from what it reads."""
     rows = [(layer, out) for layer, shape, out in table.shapes() if layer.parameters(shape, table.columns)]
     after = _pooled(table)
-    figure, axes = plt.subplots(figsize=(1.45 * (len(rows) + 1), 0.4 + 1.35 * table.columns),
+    figure, axes = subplots(figsize=(1.45 * (len(rows) + 1), 0.4 + 1.35 * table.columns),
                                 layout="constrained")
     middle = (table.columns - 1) / 2
     lanes = {-1: [middle]}
@@ -114,7 +120,7 @@ def _pooled(table):
 
 
 def _box(axes, x, y, name, text, colour):
-    axes.add_patch(plt.Rectangle((x - 0.4, y - 0.33), 0.8, 0.66, facecolor=colour, edgecolor="0.4"))
+    axes.add_patch(Rectangle((x - 0.4, y - 0.33), 0.8, 0.66, facecolor=colour, edgecolor="0.4"))
     axes.text(x, y - 0.13, name, ha="center", va="center", fontsize=11, weight="bold")
     axes.text(x, y + 0.12, text, ha="center", va="center", fontsize=9)
 
@@ -127,7 +133,7 @@ def draw_neighbours(dataset, split, queries, found, path):
     """Figure 4, right: a row for each of `queries` (Q), indices in `split`: the image, then the training
     images `found` (Q, k), nearest first, as a PNG at `path`. A label in red is not the query's."""
     rows, across = len(queries), found.shape[1] + 1
-    figure, axes = plt.subplots(rows, across, figsize=(1.3 * across, 1.5 * rows), layout="constrained",
+    figure, axes = subplots(rows, across, figsize=(1.3 * across, 1.5 * rows), layout="constrained",
                                 squeeze=False)
     labels = dataset.split("train").labels
     for row, query, near in zip(axes, queries, found, strict=True):
@@ -147,7 +153,7 @@ def draw_predictions(images, labels, probabilities, classes, path, *, top=5):
     under each image its label and the `top` most probable classes, the bar of the right one in red."""
     across, top = min(4, len(images)), min(top, len(classes))
     rows = -(-len(images) // across)
-    figure, axes = plt.subplots(2 * rows, across, figsize=(2.3 * across, 3.4 * rows), layout="constrained",
+    figure, axes = subplots(2 * rows, across, figsize=(2.3 * across, 3.4 * rows), layout="constrained",
                                 squeeze=False, height_ratios=[3, 2] * rows)
     for place in axes.flat:
         place.set_axis_off()
@@ -177,16 +183,18 @@ def _short(name):
     return (name if len(name) <= 18 else name[:17] + "…").replace("$", r"\$")
 
 
-def draw_confusion(table, classes, path):
-    """How many images of class i (rows) were taken for class j, int (classes, classes), as a PNG at `path`.
-    Of many classes without names and numbers, and rare mistakes in stronger shades."""
+def draw_confusion(confusion, classes, path):
+    """How many images of class i (rows) were taken for class j, as a PNG at `path`: a scores.Confusion.
+    Of many classes without names and numbers, and rare mistakes in stronger shades;
+    of more than SQUARES several neighbouring ones share a square."""
     count = len(classes)
     few = count <= 30
+    table = confusion.table(SQUARES)
     side = min(12, 3 + 0.45 * count) if few else 7
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    figure, axes = subplots(figsize=(side, side), layout="constrained")
     share = table / table.sum(axis=1, keepdims=True).clip(1)
     axes.imshow(share, cmap="Blues", norm=PowerNorm(1 if few else 0.4, 0, 1))
-    axes.set(xlabel="taken for", ylabel="is", title=f"error {1 - table.trace() / max(table.sum(), 1):.2%}")
+    axes.set(xlabel="taken for", ylabel="is", title=f"error {confusion.error:.2%}")
     if few:
         names = [_short(name) for name in classes]
         axes.set_xticks(range(count), names, rotation=60, ha="right")
@@ -207,14 +215,21 @@ def as_svg(draw, *arguments, **options):
     return content.getvalue()
 
 
+def subplots(rows=1, across=1, *, figsize, layout, **options):
+    """(figure, axes), as pyplot's, without pyplot, which keeps figures and looks for a screen."""
+    figure = Figure(figsize=figsize, layout=layout)
+    return figure, figure.subplots(rows, across, **options)
+
+
 def save(figure, path):
-    """Write the picture, and forget it. Raises CpnetError where the file cannot be written."""
-    try:
-        with warnings.catch_warnings():
-            # a class name of a script that the font lacks
-            warnings.filterwarnings("ignore", "Glyph .* missing")
-            figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise CpnetError(f"{path}: could not be written ({error.strerror})") from error
-    finally:
-        plt.close(figure)
+    """Write the picture to a file of this name, or to an open one.
+    Raises CpnetError where the file cannot be written."""
+    content = path if hasattr(path, "write") else io.BytesIO()
+    with warnings.catch_warnings():
+        # a class name of a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        kind = os.path.splitext(str(path))[1][1:].lower() if content is not path else None
+        known = figure.canvas.get_supported_filetypes()
+        figure.savefig(content, dpi=120, format=kind if kind in known else None)
+    if content is not path:
+        write_atomically(path, content.getbuffer())

@@ -30,13 +30,22 @@ class Kind:
         return value
 
 
+MOST = 2**31 - 1  # of whole numbers: arrays and their sizes are counted in such
+
+
 def number(kind, low, says, *, strict=False):
-    """The Kind of a finite int or float that is at least (`strict`: above) `low`."""
+    """The Kind of a finite int or float that is at least (`strict`: above) `low`. An int is at most MOST."""
     def holds(value):
-        if type(value) not in (int, kind) or not math.isfinite(value):
+        if type(value) not in (int, kind) or type(value) is int and abs(value) > MOST:
             return False
-        return value > low if strict else value >= low
-    return Kind(says, kind, holds)
+        return math.isfinite(value) and (value > low if strict else value >= low)
+
+    def parse(typed):
+        try:
+            return kind(typed)
+        except OverflowError:
+            raise ValueError from None
+    return Kind(says, parse, holds)
 
 
 def _share(typed):
@@ -70,17 +79,26 @@ def _factors_text(value):
     return ",".join(f"{name}={factor:g}" for name, factor in value.items())
 
 
+def _is_path(value):
+    return isinstance(value, str) and value.strip() != "" and "\0" not in value
+
+
+def _is_name(value):
+    return _is_path(value) and os.path.basename(value) == value and value not in (".", "..")
+
+
 def _same_file(one, other):
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-whole = number(int, 0, "a whole number, 0 or more")
-positive = number(int, 1, "a whole number above 0")
+whole = number(int, 0, f"a whole number, 0 or more, at most {MOST}")
+positive = number(int, 1, f"a whole number above 0, at most {MOST}")
 above_zero = number(float, 0, "a number above 0", strict=True)
 zero_or_more = number(float, 0, "a number, 0 or more")
 share = Kind("a share such as 0.1% or 0.001", _share, lambda value: zero_or_more.holds(value) and value <= 1)
 word = Kind("text", str, lambda value: isinstance(value, str))
-path = Kind("the name of a file", str, word.holds, same=_same_file)
+filename = Kind("the name of a file", os.path.expanduser, _is_path, same=_same_file)
+run_name = Kind("a name such as mini-2, without a folder", str, _is_name)
 flag = Kind("true or false", None, lambda value: isinstance(value, bool))
 names = Kind("a list of names such as fc7,fc8", _names, _are_names, ",".join)
 factors = Kind("a list of layers and factors such as conv1=0.1,fc8=2", _factors, _are_factors, _factors_text)

@@ -48,8 +48,37 @@ def cpu():
 
 
 def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: a container may have fewer than its machine."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *_quotas()]))
+
+
+def _quotas(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
+    """Cores that the control groups of this process allow, as far as they limit them (Linux)."""
+    found = []
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, group = line.split(":", 2)
+        version_1 = "cpu" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        place = (root / "cpu" if version_1 else root) / group.lstrip("/")
+        for folder in place, *place.parents:
+            if not folder.is_relative_to(root):
+                break
+            found += _quota(folder)
+    return found
+
+
+def _quota(folder):
+    """[cores] that one control group allows, or []."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return [-(-int(quota) // int(period))] if int(quota) > 0 else []
+    except (OSError, ValueError):
+        return []  # no such file, or "max"
 
 
 def blas():

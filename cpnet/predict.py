@@ -2,6 +2,7 @@
 import numpy as np
 
 from cpnet.evaluate import probabilities
+from data.errors import DataError
 from data.loading.augment import central_crops
 from data.sources.image import load_image
 
@@ -19,13 +20,22 @@ def load_crops(paths, mean, crop):
 
 
 def predict(network, mean, classes, paths, *, top=5, batch=32):
-    """For each path {"image": path, "predictions": [{"index", "class", "probability"}, …]},
-    the most probable first."""
-    results = []
+    """For each path {"image": path, "predictions": [{"index", "class", "probability"}, …]}, the most probable
+    first; or {"image": path, "error": text} for a file that is no image."""
+    results, errors = [], {}
     for start in range(0, len(paths), batch):
-        some = paths[start:start + batch]
-        chances = probabilities(network, load_crops(some, mean, network.table.image[1]))
-        for path, chance in zip(some, chances.T, strict=True):
+        crops, some = [], paths[start:start + batch]
+        for path in some:
+            try:
+                crops.append(load_crops([path], mean, network.table.image[1]))
+            except DataError as error:
+                errors[path] = str(error)
+        chances = iter(probabilities(network, np.concatenate(crops, axis=-1)).T if crops else ())
+        for path in some:
+            if path in errors:
+                results.append({"image": str(path), "error": errors[path]})
+                continue
+            chance = next(chances)
             best = np.argsort(-chance, kind="stable")[:top]
             results.append({"image": str(path), "predictions": [
                 {"index": int(k), "class": classes[k], "probability": float(chance[k])} for k in best]})

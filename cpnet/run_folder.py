@@ -1,22 +1,23 @@
 """What a run leaves behind: the folder runs/<name>/ with its settings, log, curves and checkpoints."""
 import io
+import itertools
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 
 import numpy as np
 
-from cpnet import settings
-from cpnet.checkpoint import Checkpoint
+from cpnet import settings, state
 from cpnet.errors import CpnetError
 from cpnet.figures import curves
 from cpnet.files import write_atomically
 from cpnet.machine import machine
+from data.store.hdf5 import check_input
 
 LAST, BEST = "checkpoint-last.h5", "checkpoint-best.h5"
-LOGGED = {"epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5",
-          "images_per_s", "seconds"}
+FILTERS = re.compile(r"\d{3,}\.npy")  # what is in the folder filters/
+WRITTEN = {"config.json", "log.jsonl", "probes.jsonl", "curves.png", "report.html", LAST, BEST}
 
 
 class RunFolder:
@@ -25,28 +26,44 @@ class RunFolder:
     def __init__(self, path):
         self.path = Path(path)
         self.last, self.best = self.path / LAST, self.path / BEST
+        self.filters = self.path / "filters"
 
     def create(self, chosen, *, overwrite=False):
-        """Make the folder, with the settings `chosen`. Raises CpnetError if it exists, unless `overwrite`."""
-        if self.path.exists():
+        """Make the folder, with the settings `chosen`. Raises CpnetError if it exists, unless `overwrite`;
+        then only what a run has written is removed, and a folder that holds anything else stays as it is."""
+        if os.path.lexists(self.path) and not (self.path.is_dir() and not any(self.path.iterdir())):
             if not overwrite:
                 raise CpnetError(f"{self.path}: exists already; go on with it by --resume {self.path.name}, "
                                  f"replace it with --overwrite, or choose another --name")
-            foreign = any(entry.suffix != ".partial" for entry in self.path.iterdir())
-            if foreign and not (self.path / "config.json").exists():
-                raise CpnetError(f"{self.path}: is not the folder of a run and will not be overwritten; "
-                                 f"choose another --name")
-            shutil.rmtree(self.path)
+            self._clear()
         try:
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CpnetError(f"{self.path}: could not be made ({error.strerror})") from error
         self.write_settings(chosen)
 
+    def _clear(self):
+        """Remove what a run has written.
+        Raises CpnetError, and removes nothing, if there is anything else."""
+        if not self.path.is_dir() or self.path.is_symlink():
+            raise CpnetError(f"{self.path}: is not the folder of a run and will not be overwritten; choose "
+                             "another --name")
+        files = sorted(self.path.iterdir())
+        if self.filters.is_dir() and not self.filters.is_symlink():
+            files = [path for path in files if path != self.filters] + sorted(self.filters.iterdir())
+        for path in files:
+            name = path.name.removesuffix(".partial")
+            ours = name in WRITTEN if path.parent == self.path else FILTERS.fullmatch(name)
+            if not ours or not path.is_file() or path.is_symlink():
+                raise CpnetError(f"{self.path}: holds {path.relative_to(self.path)}, which no run has "
+                                 "written, and will not be overwritten; choose another --name")
+        for path in files:
+            path.unlink()
+
     def write_settings(self, chosen):
         """Write config.json: the settings, and "started": on which machine, with which versions, and when."""
         path, chosen = self.path / "config.json", dict(chosen)
-        before = self._json(path, path.read_text()).get("started", []) if path.exists() else []
+        before = read_object(path, read_text(path)).get("started", []) if path.exists() else []
         started = [*before, machine(chosen.get("devices") or "cpu")]
         write_atomically(path, json.dumps({**chosen, "started": started}, indent=2) + "\n")
 
@@ -62,31 +79,14 @@ class RunFolder:
         Raises CpnetError for a folder that is not a run's, and for a file that is damaged.
         """
         path, log = self.path / "config.json", self.path / "log.jsonl"
-        try:
-            found = self._json(path, path.read_text())
-            lines = log.read_text().splitlines() if log.exists() else []  # a run just begun has none
-        except FileNotFoundError:
-            raise CpnetError(f"{self.path}: is not the folder of a run: there is no {path.name} in it"
-                             ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CpnetError(f"{self.path}: cannot be read as a run ({error})") from error
-        history = [self._json(f"{log}, line {number}", line) for number, line in enumerate(lines, 1)]
+        if not path.exists():
+            raise CpnetError(f"{self.path}: is not the folder of a run: there is no {path.name} in it")
+        found = read_object(path, read_text(path))
+        history = [read_object(f"{log}, line {number}", line)  # a run just begun has none
+                   for number, line in enumerate(read_lines(log), 1)]
         for line in history:
-            lacking = LOGGED - line.keys()
-            if lacking:
-                raise CpnetError(f"{log}: has no {min(lacking)!r}: it was not written by this program")
+            state.check_line(log, line)
         return settings.read(path, found), found.get("started", []), history
-
-    @staticmethod
-    def _json(place, text):
-        """The object that a JSON text describes. Raises CpnetError, naming `place`, if it describes none."""
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise CpnetError(f"{place}: is damaged ({error})") from error
-        if not isinstance(found, dict):
-            raise CpnetError(f"{place}: is damaged: it holds no object")
-        return found
 
     def write_probes(self, probes):
         """Write probes.jsonl: one object for each [step, error] in `probes`, if there are any."""
@@ -97,31 +97,78 @@ class RunFolder:
     def probes(self):
         """What `write_probes` wrote last, or []."""
         path = self.path / "probes.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [[line["step"], line["error"]] for line in map(json.loads, lines)]
+        points = []
+        for number, line in enumerate(read_lines(path), 1):
+            place = f"{path}, line {number}"
+            found = read_object(place, line)
+            points.append([found.get("step"), found.get("error")])
+            state.check_probe(place, points[-1])
+        return points
 
     def write_filters(self, epoch, weights):
         """Write filters/NNN.npy: the first layer's weights (F, C, R, S) after this epoch."""
         content = io.BytesIO()
         np.save(content, weights, allow_pickle=False)
-        (self.path / "filters").mkdir(exist_ok=True)
-        write_atomically(self.path / "filters" / f"{epoch:03}.npy", content.getbuffer())
+        self.filters.mkdir(exist_ok=True)
+        write_atomically(self.filters / f"{epoch:03}.npy", content.getbuffer())
 
 
-def first_free(root, net):
-    """The first of the names <net>-1, <net>-2, … for which `root` has no folder."""
-    k = 1
-    while os.path.exists(os.path.join(root, f"{net}-{k}")):
-        k += 1
-    return f"{net}-{k}"
+def read_object(place, text):
+    """The object that a JSON text describes. Raises CpnetError, naming `place`, if it describes none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CpnetError(f"{place}: is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise CpnetError(f"{place}: is damaged: it holds no object")
+    return found
+
+
+def read_text(path):
+    """The text of a file. Raises CpnetError if it is no regular file, or no text."""
+    check_input(path, "file", CpnetError)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CpnetError(f"{path}: cannot be read ({error})") from error
+
+
+def read_lines(path):
+    """The lines of a file; [] where there is none."""
+    return read_text(path).splitlines() if os.path.lexists(path) else []
+
+
+def claim(root, net):
+    """Make a folder with the first of the names <net>-1, <net>-2, … that is free under `root`: its path."""
+    try:
+        os.makedirs(root, exist_ok=True)
+        for k in itertools.count(1):
+            path = Path(root) / f"{net}-{k}"
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise CpnetError(f"{root}: no folder could be made in it ({error.strerror})") from error
+
+
+def folder_of(root, name):
+    """The folder of the run `name`; that of all runs, `root`, exists then."""
+    try:
+        os.makedirs(root, exist_ok=True)
+    except OSError as error:
+        raise CpnetError(f"{root}: could not be made ({error.strerror})") from error
+    return Path(root) / name
 
 
 def find(root, name=None):
-    """Folder and checkpoint of the run `name`, or of the newest run. Raises CpnetError if there is none."""
+    """The RunFolder of the run `name`, or of the newest run. Raises CpnetError if it has no checkpoint."""
     if name:
         folder = RunFolder(Path(root) / name)
-        return folder, Checkpoint(folder.last)
+        check_input(folder.last, "checkpoint", CpnetError)
+        return folder
     saved = sorted(Path(root).glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
     if not saved:
         raise CpnetError(f"--resume: there is no run with a checkpoint under {root}")
-    return RunFolder(saved[-1].parent), Checkpoint(saved[-1])
+    return RunFolder(saved[-1].parent)

@@ -32,8 +32,8 @@ class Plateau:
 
     def restore(self, state):
         """Go on where `state()` was taken."""
-        self.drops, self.waited = state["drops"], state["waited"]
-        self.best = math.inf if state["best"] is None else state["best"]
+        self.drops, self.waited = int(state["drops"]), int(state["waited"])
+        self.best = math.inf if state["best"] is None else float(state["best"])
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Fixed:
 
     def restore(self, state):
         """Go on where `state()` was taken."""
-        self.drops = state["drops"]
+        self.drops = int(state["drops"])
 
 
 def schedule(text, epochs):

@@ -1,13 +1,14 @@
 """From probabilities to errors, tables and a picture;
 averages of several nets (sections 4.1 and 6, tables 1 and 2)."""
 import io
+from dataclasses import dataclass
 
-import h5py
 import numpy as np
 
 from cpnet.errors import CpnetError
 from cpnet.files import write_atomically
 from cpnet.ops import softmax
+from data.store import hdf5
 
 FORMAT, VERSION = "cpnet-probabilities", 1
 TOP = 5
@@ -35,11 +36,37 @@ def scores(probabilities, labels):
             "images": count}
 
 
+@dataclass
+class Confusion:
+    """Which classes were taken for which: images of class labels[m] were taken for taken[m] times[m] times.
+    It holds what occurred, not a table: of 20,000 classes that would have 400 million numbers."""
+    classes: int
+    labels: np.ndarray
+    taken: np.ndarray
+    times: np.ndarray
+
+    def table(self, most=None):
+        """int64 (rows, rows): how many images of class i were taken for class j; with more classes than
+        `most`, for as many neighbouring classes together as it takes."""
+        together = 1 if most is None else -(-self.classes // most)
+        size = -(-self.classes // together)
+        found = np.zeros((size, size), np.int64)
+        np.add.at(found, (self.labels // together, self.taken // together), self.times)
+        return found
+
+    @property
+    def error(self):
+        """The share of images that were taken for another class."""
+        wrong = self.labels != self.taken
+        return self.times[wrong].sum() / max(self.times.sum(), 1)
+
+
 def confusion(probabilities, labels):
-    """int64 (classes, classes): how many images of class i were taken for class j."""
+    """The Confusion of probabilities (N, classes) of images with these labels, int (N)."""
     classes = probabilities.shape[1]
-    return np.bincount(labels * classes + probabilities.argmax(axis=1),
-                       minlength=classes**2).reshape(classes, classes)
+    pairs, times = np.unique(labels.astype(np.int64) * classes + probabilities.argmax(axis=1),
+                             return_counts=True)
+    return Confusion(classes, pairs // classes, pairs % classes, times)
 
 
 def by_class(probabilities, labels, names):
@@ -49,12 +76,19 @@ def by_class(probabilities, labels, names):
                      for k, error, count, other, times in class_errors(confusion(probabilities, labels)))
 
 
-def class_errors(table):
-    """Of a confusion table, for each class that has images, the worst first: (class, its error, how many
-    images it has, the other class that they are most often taken for, how many of them are)."""
-    counts, others = table.sum(axis=1), table - np.diag(table.diagonal())
-    errors = 1 - table.diagonal() / np.maximum(counts, 1)
-    return [(int(k), float(errors[k]), int(counts[k]), int(others[k].argmax()), int(others[k].max()))
+def class_errors(found):
+    """Of a Confusion, for each class that has images, the worst first: (class, its error, how many images
+    it has, the other class that they are most often taken for, how many of them are); 0 and 0 if none."""
+    counts = np.bincount(found.labels, found.times, found.classes).astype(np.int64)
+    wrong = found.labels != found.taken
+    mistakes = np.bincount(found.labels[wrong], found.times[wrong], found.classes).astype(np.int64)
+    worst = {}
+    for label, other, times in zip(found.labels[wrong].tolist(), found.taken[wrong].tolist(),
+                                   found.times[wrong].tolist(), strict=True):
+        if times > worst.get(label, (0, 0))[1]:
+            worst[label] = other, times
+    errors = mistakes / np.maximum(counts, 1)
+    return [(int(k), float(errors[k]), int(counts[k]), *worst.get(int(k), (0, 0)))
             for k in np.argsort(-errors, kind="stable") if counts[k]]
 
 
@@ -71,32 +105,47 @@ def tables(rows):
     return "\n".join(lines)
 
 
-def save(path, probabilities, labels, *, split, data, made_from):
+@dataclass
+class Saved:
+    """Probabilities that were saved: (N, classes), for the images of a split with these labels int (N).
+    `classes`: their names; None in files of the first versions, which lack them."""
+    probabilities: np.ndarray
+    labels: np.ndarray
+    split: str
+    classes: list | None
+
+
+def save(path, probabilities, labels, *, split, classes, data, made_from):
     """Write probabilities (N, classes) of a split to an HDF5 file, to be scored or averaged later."""
     image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, split=split, data=str(data), made_from=made_from)
+    with hdf5.new(image) as file:
+        file.attrs.update(format=hdf5.fixed(FORMAT), version=VERSION, split=hdf5.fixed(split),
+                          data=hdf5.fixed(str(data)), made_from=hdf5.fixed(made_from))
         file["probabilities"], file["labels"] = probabilities, labels
+        file["classes"] = hdf5.fixed_list(classes)
     write_atomically(path, image.getbuffer())
 
 
 def load(path):
-    """(probabilities, labels, split) of such a file, or None where `path` is an HDF5 file of another kind.
+    """The Saved of such a file, or None where `path` is an HDF5 file of another kind.
 
     Raises CpnetError for what cannot be read.
     """
-    try:
-        with h5py.File(path) as file:
-            if file.attrs.get("format") != FORMAT:
-                return None
-            if file.attrs["version"] != VERSION:
-                raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version "
-                                 f"{VERSION}")
-            return file["probabilities"][()], file["labels"][()], str(file.attrs["split"])
-    except FileNotFoundError:
-        raise CpnetError(f"{path}: there is no such checkpoint") from None
-    except (OSError, KeyError) as error:
-        raise CpnetError(f"{path}: cannot be read ({error}); is it whole?") from error
+    with hdf5.reading(path, "checkpoint", CpnetError) as file:
+        if hdf5.text(file.attrs.get("format", "")) != FORMAT:
+            return None
+        if file.attrs["version"] != VERSION:
+            raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version "
+                             f"{VERSION}")
+        found = Saved(file["probabilities"][()], file["labels"][()], hdf5.text(file.attrs["split"]),
+                      hdf5.texts(file["classes"]) if "classes" in file else None)
+    values, labels = found.probabilities, found.labels
+    if not (values.ndim == 2 and values.dtype.kind == "f" and labels.shape == values.shape[:1]
+            and labels.dtype.kind in "iu" and np.isfinite(values).all() and (values >= 0).all()
+            and (found.classes is None or len(found.classes) == values.shape[1])):
+        raise CpnetError(f"{path}: does not hold probabilities (images, classes) with their labels; is it "
+                         "whole?")
+    return found
 
 
 def mean(probabilities):

@@ -4,13 +4,13 @@ It makes the options of `run.py train` and their help (options.py). It is what c
 hold, and it checks what is read from there. It says what may change when a run is resumed. To add a setting,
 add a field to one of the two classes and use `settings.NAME` where it matters.
 """
-import os
 from copy import copy
 from dataclasses import dataclass, field, fields
 
 from cpnet import kinds, nets
 from cpnet.errors import CpnetError
 from cpnet.gpu.precision import MATH
+from cpnet.machine import cores
 from cpnet.schedule import schedule
 from data.loading.order import SHUFFLES
 
@@ -109,15 +109,16 @@ class Settings:
     """All settings of a run. They can also be read as a dict, as in config.json: settings["batch"]."""
     table: dict = setting(None, TABLE, in_every_file=True)  # NetSettings, the arguments of nets.build
     data: str | None = setting(
-        None, kinds.path, "--data", DATA, metavar="DATA.h5", in_every_file=True,
-        text="Trains on this data set. "
+        None, kinds.filename, "--data", DATA, metavar="DATA.h5", in_every_file=True, may_change=True,
+        text="Trains on this data set. With --resume, says where the run's data set lies now. "
              "Default: data/imagenet.h5 if it exists, else the bundled images of Fashion-MNIST.")
+    fingerprint: dict = setting({}, TABLE)  # of the data set (data/store/identity.py); {}: not known
     shuffle: str = setting(
         "full", one_of(SHUFFLES, "shuffle"), "--shuffle", DATA, metavar="ORDER",
         text=f"Shuffles the training images in this way: {' or '.join(SHUFFLES)}. full can put them in any "
              "order; blocks suits a file larger than memory on a disk that seeks slowly (docs/data.md).")
     init_from: str | None = setting(
-        None, kinds.path, "--init-from", NET, metavar="CHECKPOINT",
+        None, kinds.filename, "--init-from", NET, metavar="CHECKPOINT",
         text="Starts from the trained weights of this checkpoint, for the same classes or for others "
              "(docs/finetuning.md).")
     replace: list = setting(
@@ -180,7 +181,7 @@ class Settings:
         text="Records a step's launches once as CUDA graphs and replays them. This takes one GPU, and has "
              "not yet run on a real card.")
     loader_threads: int = setting(
-        max(1, (os.cpu_count() or 1) // 4), kinds.positive, "--loader-threads", DEVICE, metavar="N",
+        max(1, cores() // 4), kinds.positive, "--loader-threads", DEVICE, metavar="N",
         may_change=True,
         text="Uses N more threads of the CPU to read and prepare images.")
     checkpoint_minutes: float = setting(

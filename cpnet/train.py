@@ -3,7 +3,7 @@ import math
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +19,7 @@ from cpnet.layers import Pass
 from cpnet.probe import Probe
 from cpnet.schedule import schedule
 from cpnet.settings import Settings
+from cpnet.state import State
 from cpnet.step import Step
 
 READ_SECONDS = 0.5  # how often a GPU is waited for, to say what the loss is
@@ -30,25 +31,6 @@ standard deviation of 0.03, or another --lr."""
 WEEKS = """at this speed {epochs} epochs take about {duration}; the paper's two GPUs needed under a week. To
 see the whole system in minutes, train the bundled set: python run.py --epochs 5 --data
 data/fashion-mnist-12k.h5. Training goes on; Ctrl-C stops it and keeps what it learned."""
-
-
-@dataclass
-class State:
-    """Where a run is. With the weights and velocities, this is all that it needs to go on."""
-    epoch: int = 0  # epochs that are over
-    batch: int = 0  # batches of the present epoch that are over
-    step: int = 0  # updates made
-    loss: float = 0.0  # sums over the present epoch's training images
-    wrong: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    schedule: dict | None = None
-    history: list = field(default_factory=list)  # one object an epoch, the lines of log.jsonl
-    probes: list = field(default_factory=list)  # [step, error on the probed images]: probes.jsonl
-
-    def best(self):
-        """The smallest validation error of all epochs so far."""
-        return min((line["val_top1"] for line in self.history), default=math.inf)
 
 
 class Trainer:

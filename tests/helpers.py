@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cpnet.checkpoint import Checkpoint
 from cpnet.gpu.devices import named
 from cpnet.network import Network
 from cpnet.run_folder import RunFolder, find
-from cpnet.train import State, Trainer
+from cpnet.state import State
+from cpnet.train import Trainer
 from data.store.moments import Statistics
 from data.store.writer import Writer
 
@@ -94,7 +96,8 @@ def trainer_of(network, dataset, path, settings, *, resume=False, stop=lambda: F
     settings = {"table": network.table.settings, "data": str(dataset.path), **settings}
     folder, state = RunFolder(path), None
     if resume:
-        folder, checkpoint = find(path.parent, path.name)
+        folder = find(path.parent, path.name)
+        checkpoint = Checkpoint(folder.last)
         checkpoint.restore(network)
         state = State(**checkpoint.state)
     else:

@@ -6,6 +6,9 @@ import pytest
 import run as command_line
 from cpnet.errors import CpnetError
 from cpnet.nets import build
+from cpnet.run_folder import RunFolder
+from cpnet.settings import Settings
+from cpnet.state import LOGGED
 from cpnet.studies import ablate
 from tests.helpers import small_set
 
@@ -37,11 +40,13 @@ def test_which_variants_apply():
 
 
 def lines(*errors):
-    return "".join(json.dumps({"epoch": k, "val_top1": error, "val_top5": error / 2, "train_top1": error / 4}) + "\n"
+    return "".join(json.dumps({**dict.fromkeys(LOGGED, 1.0), "epoch": k, "val_top1": error, "val_top5": error / 2, "train_top1": error / 4}) + "\n"
                    for k, error in enumerate(errors, 1))
 
 
 def test_result_of_a_run(tmp_path):
+    RunFolder(tmp_path).create(Settings(table=build("mini", (1, 14, 14), 4).settings, data="a.h5", lr=0.1, epochs=4,
+                                        decay=0.0, schedule="plateau"))
     (tmp_path / "log.jsonl").write_text(lines(0.5, 0.204, 0.2, 0.3))
     assert ablate.result(tmp_path) == {"val_top1": 0.3, "val_top5": 0.15, "train_top1": 0.075, "converged": 2}
 

@@ -96,7 +96,7 @@ def test_codes_are_learned(source, tmp_path):
 
 def test_the_stored_bits_are_the_code_layers(source, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(codes.os, "remove", lambda path: kept.append(Checkpoint(path)))
+    monkeypatch.setattr(codes.os, "remove", lambda path: kept.append(Checkpoint(path)) if path.endswith("checkpoint") else None)
     make(source, tmp_path / "c.h5", SETTINGS, CPU, say=lambda line: None)
     values, mean, scale = kept[0].arrays["values"], kept[0].mean, kept[0].state["scale"]
     vectors = source.split("train")[0][:]
@@ -194,8 +194,8 @@ def folder(tmp_path_factory):
 
 
 MISTAKES = [
-    ("codes none.h5 c.h5", 1, "none.h5: no such file"),
-    ("codes text.h5 c.h5", 1, "text.h5: is not an HDF5 file"),
+    ("codes none.h5 c.h5", 1, "none.h5: there is no such features file or data set"),
+    ("codes text.h5 c.h5", 1, "text.h5: cannot be read as a features file or data set"),
     ("codes f.h5 no/c.h5", 1, "no/c.h5: could not be written"),
     ("codes f.h5 f.h5", 1, "f.h5: is the file with the vectors"),
     ("codes nan.h5 c.h5", 1, "nan.h5: all training vectors are equal, or not all of their numbers finite"),
@@ -205,7 +205,7 @@ MISTAKES = [
     ("codes f.h5 c.h5 --bit 8", 2, "there is no option --bit: did you mean --bits?"),
     ("codes f.h5 c.h5 --devices cpu,cpu", 1, "--devices cpu,cpu: 1 column"),
     ("neighbours f.h5 squares.h5 --codes f.h5 --queries val", 1, "f.h5: is not a codes file"),
-    ("neighbours f.h5 squares.h5 --codes none.h5 --queries val", 1, "none.h5: cannot be read as a codes file"),
+    ("neighbours f.h5 squares.h5 --codes none.h5 --queries val", 1, "none.h5: there is no such codes file"),
 ]
 
 

@@ -49,7 +49,7 @@ def test_scores():
 def test_confusion_and_the_worst_class_first():
     p = np.eye(3)[[0, 1, 1, 2, 1]]
     labels = np.array([0, 0, 1, 2, 2])
-    np.testing.assert_array_equal(scores.confusion(p, labels), [[1, 1, 0], [0, 1, 0], [0, 1, 1]])
+    np.testing.assert_array_equal(scores.confusion(p, labels).table(), [[1, 1, 0], [0, 1, 0], [0, 1, 1]])
     lines = scores.by_class(p, labels, ["cat", "dog", "elk"]).splitlines()
     assert lines[0].split() == "50.00% of 2 cat, most often taken for dog (1)".split()
     assert lines[2].split() == "0.00% of 1 dog".split()

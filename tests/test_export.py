@@ -73,8 +73,12 @@ def test_there_and_back(trained, folder, form, folded):
 
 
 def test_the_format_is_chosen_by_the_ending_or_the_option(folder):
-    assert call(folder, "export", "net.h5", "out.weights") == 0
-    assert contents((folder / "out.weights").rename(folder / "renamed.npz"))[1][1] == "b c"
+    for name in "out.pth", "out":
+        with pytest.raises(SystemExit):
+            call(folder, "export", "net.h5", name)
+        assert not (folder / name).exists()
+    assert call(folder, "export", "net.h5", "out.NPZ") == 0
+    assert contents((folder / "out.NPZ").rename(folder / "renamed.npz"))[1][1] == "b c"
     optional("safetensors")
     assert call(folder, "export", "net.h5", "named.npz", "--format", "safetensors") == 0
     assert contents((folder / "named.npz").rename(folder / "renamed.safetensors"))[1][1] == "b c"

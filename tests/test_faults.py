@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cpnet import nets
+from cpnet.checkpoint import Checkpoint
 from cpnet.errors import Stopped
 from cpnet.gpu.devices import named
 from cpnet.network import Network
@@ -156,7 +157,7 @@ def fails_in_training(dataset, path, patch, fault, expected, match):
     seconds = time.monotonic() - struck[0]
     patch.undo()
     assert "\n" not in str(caught.value) and loader_threads() == []
-    assert run.folder.last.read_bytes() == before and find(path.parent, path.name)[1].state["step"] == 0
+    assert run.folder.last.read_bytes() == before and Checkpoint(find(path.parent, path.name).last).state["step"] == 0
     assert not list(run.folder.path.glob("*.partial"))
     return seconds
 

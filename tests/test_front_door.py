@@ -98,7 +98,7 @@ def test_train_is_what_bare_options_do(tmp_path, monkeypatch, capsys):
         assert call(capsys, *words, "--data", "squares.h5", "--batch", 8, "--epochs", 1)[0] == 0
     one, other = ((tmp_path / "runs" / name / "checkpoint-last.h5") for name in "ab")
     with h5py.File(one) as first, h5py.File(other) as second:
-        assert first.attrs["settings"] == second.attrs["settings"] and first.attrs["program"] == __version__
+        assert first.attrs["settings"] == second.attrs["settings"] and first.attrs["program"].decode() == __version__
         assert (first["values/fc8.weight"][()] == second["values/fc8.weight"][()]).all()
 
 

@@ -57,13 +57,16 @@ def test_one_device_of_two(backend, rng, device):
     assert abs(memory.to_host(d_x)[across]).max() > 0.01
 
 
+CLASSES = [f"place {k}" for k in range(4)]
+
+
 def test_fine_tuning_wants_the_same_profile(tmp_path, capsys):
     data = small_set(tmp_path / "four.h5", channels=3, train=16, val=8)
     table = build("mini", (3, 14, 14), 4, "caffenet")
     network = lively(table, np.random.default_rng(0).uniform(-50, 50, (3, 14, 14, 3)).astype(np.float32))
     values = {name: network.get("values", name) for name in network.parameters}
     settings = {"table": table.settings, "data": None, "seed": 0}
-    to_checkpoint(tmp_path / "net.h5", Trained(settings, values, np.zeros((3, 16, 16), np.float32), list("abcd")), "net")
+    to_checkpoint(tmp_path / "net.h5", Trained(settings, values, np.zeros((3, 16, 16), np.float32), CLASSES), "net")
     words = ["--data", data, "--batch", 8, "--epochs", 1, "--runs", tmp_path / "runs", "--init-from", tmp_path / "net.h5"]
     assert command_line.main([str(word) for word in words]) == 1
     assert "net.h5: was trained with --profile caffenet: give that" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import run as command_line
 from cpnet import __version__, figures, nets, scores
 from cpnet.checkpoint import Checkpoint
 from cpnet.commands import train
+from cpnet.commands.common import nearby
 from cpnet.commands.report import command
 from cpnet.errors import CpnetError
 from cpnet.gpu.devices import named
@@ -94,6 +95,8 @@ def trained(tmp_path_factory):
 def here(trained, tmp_path, monkeypatch):
     """A copy of it, to work in."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    for config in tmp_path.glob("runs/*/config.json"):
+        config.write_text(config.read_text().replace(str(trained), str(tmp_path)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -156,9 +159,11 @@ def test_a_data_set_that_has_moved(here):
 def test_the_test_split_and_names_that_are_text_and_not_html(here):
     shutil.copy("squares.h5", "<b>&.h5")
     names = ["<script>alert(1)</script>", "$x^2$ & $y", "&lt;i&gt;", '"quoted"']
+    for path in "<b>&.h5", "runs/two/checkpoint-best.h5":
+        with h5py.File(path, "r+") as file:
+            del file["classes"]
+            file["classes"] = names
     with h5py.File("<b>&.h5", "r+") as file:
-        del file["classes"]
-        file["classes"] = names
         file.copy("val", "test")
     found = page("runs/two", "--data", "<b>&.h5", "--split", "test")
     for name in (*names, "<b>&.h5: 96 training, 40 validation, 40 test images", "Some of the test images", "this run, test"):
@@ -168,7 +173,7 @@ def test_the_test_split_and_names_that_are_text_and_not_html(here):
 
 MISTAKES = [
     (["runs/none"], "runs/none: is not the folder of a run: there is no config.json in it"),
-    (["squares.h5"], "squares.h5: cannot be read as a run"),
+    (["squares.h5"], "squares.h5: is not the folder of a run"),
     (["runs"], "runs: is not the folder of a run"),
     (["runs/two", "no/such/r.html"], "no/such/r.html: cannot be written"),
     (["runs/two", "runs"], "runs: cannot be written"),
@@ -183,7 +188,7 @@ DAMAGE = [
     ("checkpoint-best.h5", b"\x89HDF\r\n\x1a\n", "checkpoint-best.h5: cannot be read as a checkpoint"),
     ("config.json", b"{", "config.json: is damaged"),
     ("config.json", b"[]", "config.json: is damaged: it holds no object"),
-    ("config.json", b"\xff\xfe", "cannot be read as a run"),
+    ("config.json", b"\xff\xfe", "config.json: cannot be read"),
     ("config.json", b"{}", "config.json: has no 'batch'"),
     ("log.jsonl", b'{"epoch": 1}\n', "log.jsonl: has no 'images_per_s'"),
     ("log.jsonl", b"\n", "log.jsonl, line 1: is damaged"),
@@ -232,7 +237,7 @@ def test_the_command_to_repeat_it_makes_the_same_run(trained, monkeypatch, words
             return train.new_settings(train.parser().parse(shlex.split(line)), dataset)
 
     first = settings(f"--data squares.h5 --devices cpu,cpu --batch 64 {words}")
-    again = command(Run("a", first, [], None, {}))
+    again = command(Run("a", replace(first, data=nearby(first.data)), [], None, {}))
     assert again.startswith("python run.py --data squares.h5 ") and " --net " in again
     elsewhere = {"checkpoint_minutes", "loader_threads", "devices"}  # of the machine
     second = settings(again.removeprefix("python run.py "))

@@ -169,11 +169,11 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert len(lines) == 6 and lines[5] == "n.png: ready"
     assert (tmp_path / "n.png").read_bytes()[:4] == b"\x89PNG"
     assert command_line.main("codes other.h5 o.h5 --bits 8 --hidden 9 --epochs 1".split()) == 0
-    for words, message in (("neighbours f.h5 other.h5 --queries val", "f.h5: the labels of 'train' are not those of other.h5"),
-                           ("neighbours f.h5 squares.h5 --queries val --codes o.h5", "o.h5: the labels of 'train' are not"),
+    for words, message in (("neighbours f.h5 other.h5 --queries val", "other.h5: is not the data set that f.h5 was made from: it has 48 train"),
+                           ("neighbours f.h5 squares.h5 --queries val --codes o.h5", "squares.h5: is not the data set that o.h5 was made from"),
                            ("neighbours f.h5 squares.h5", "squares.h5: has no split 'test'"),
                            ("neighbours squares.h5 squares.h5", "squares.h5: is not a features file"),
-                           ("neighbours none.h5 squares.h5", "none.h5: cannot be read"),
+                           ("neighbours none.h5 squares.h5", "none.h5: there is no such features file"),
                            ("features runs/a/checkpoint-last.h5 squares.h5 no/f.h5", "no/f.h5: could not be written"),
                            ("features runs/a/checkpoint-last.h5 squares.h5 g.h5 --splits test", "has no split 'test'")):
         assert command_line.main(words.split()) == 1

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from cpnet.checkpoint import Checkpoint
 from cpnet.errors import CpnetError, Stopped
 from cpnet.evaluate import evaluate
 from cpnet.gpu.devices import named
@@ -57,9 +58,8 @@ def test_it_learns(squares, tmp_path):
     assert min(line["val_top1"] for line in lines) <= 0.1  # four places: guessing is 0.75
     best = min(range(len(lines)), key=lambda k: lines[k]["val_top1"])
     network = run.network
-    find(tmp_path, "a")[1].restore(network)
+    Checkpoint(find(tmp_path, "a").last).restore(network)
     assert evaluate(network, squares)["top1"] == lines[-1]["val_top1"]
-    from cpnet.checkpoint import Checkpoint
     Checkpoint(run.folder.best).restore(network)
     assert evaluate(network, squares)["top1"] == lines[best]["val_top1"]
 
@@ -124,7 +124,7 @@ def test_a_log_that_ran_ahead_of_the_checkpoint_is_put_right(squares, tmp_path):
 
 def test_no_epochs_write_the_first_checkpoint(squares, tmp_path):
     trainer(squares, tmp_path / "a", epochs=0).train()
-    assert find(tmp_path)[1].state["step"] == 0
+    assert Checkpoint(find(tmp_path).last).state["step"] == 0
     assert log(tmp_path / "a") == []
 
 
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite(squares, tmp_path):
         "values", "conv3.weight", np.full(run.network.parameters["conv3.weight"].shape, np.inf, np.float32))
     with pytest.raises(CpnetError, match="the loss is nan at step 4: first in layer conv3.*Try a smaller --lr than 0.01"):
         run.train()
-    assert find(tmp_path, "a")[1].state["step"] == 0
+    assert Checkpoint(find(tmp_path, "a").last).state["step"] == 0
 
 
 def test_weights_that_are_not_finite_are_not_saved(squares, tmp_path):
@@ -144,7 +144,7 @@ def test_weights_that_are_not_finite_are_not_saved(squares, tmp_path):
     run.network.set("values", "fc6.bias", np.full(1024, np.inf, np.float32))
     with pytest.raises(CpnetError, match="fc6.bias is no longer finite"):
         run.save()
-    assert np.isfinite(find(tmp_path, "a")[1].arrays["values"]["fc6.bias"]).all()
+    assert np.isfinite(Checkpoint(find(tmp_path, "a").last).arrays["values"]["fc6.bias"]).all()
 
 
 @pytest.mark.parametrize("net, noticed", [("four-layer", True), ("mini", False)])
@@ -208,6 +208,10 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path):
     folder.create({}, overwrite=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("years of work")
-    with pytest.raises(CpnetError, match="not the folder of a run"):
+    (tmp_path / "b" / "config.json").write_text("{}")
+    with pytest.raises(CpnetError, match="b: holds thesis.tex, which no run has written"):
         RunFolder(tmp_path / "b").create({}, overwrite=True)
-    assert (tmp_path / "b" / "thesis.tex").exists()
+    assert len(list((tmp_path / "b").iterdir())) == 2
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    with pytest.raises(CpnetError, match="link: is not the folder of a run"):
+        RunFolder(tmp_path / "link").create({}, overwrite=True)

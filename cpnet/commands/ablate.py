@@ -5,7 +5,7 @@ from pathlib import Path
 from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.files import write_atomically
-from cpnet.kinds import names, positive
+from cpnet.kinds import filename, names, positive
 from cpnet.options import Parser, add_devices
 from cpnet.studies import ablate
 
@@ -16,7 +16,7 @@ def main(words):
                     "table that compares them.",
                     "Example: python run.py ablate --epochs 30 --seeds 3. If it is interrupted, the same "
                     "command goes on.")
-    parser.add_argument("--data", metavar="DATA.h5",
+    parser.add_argument("--data", type=filename, metavar="DATA.h5",
                         help="Trains on this data set. Default: the one that train takes.")
     parser.add_argument("--net", metavar="NET",
                         help="Takes this net apart. Default: the one that train takes.")
@@ -29,7 +29,7 @@ def main(words):
     parser.add_argument("--only", type=names, default=[], metavar="VARIANTS",
                         help="Trains only these variants, besides the whole net. "
                              f"There are {', '.join(variant.name for variant in ablate.VARIANTS[1:])}.")
-    parser.add_argument("--runs", default="runs/ablate", metavar="FOLDER",
+    parser.add_argument("--runs", default="runs/ablate", type=filename, metavar="FOLDER",
                         help="Keeps all of its runs in this folder.")
     add_devices(parser)
     options = parser.parse(words)
@@ -38,9 +38,16 @@ def main(words):
         net = train.new_settings(train.parser().parse(words), dataset).table["name"]
         variants = ablate.variants(options.only, net, dataset.channels == 3)
         data = str(Path(dataset.path).resolve())
-    series.begin(Path(options.runs) / "ablate.json",
-                 {"data": data, "net": net, "epochs": options.epochs, "batch": options.batch})
-    shared = ["--data", data, "--epochs", options.epochs, "--batch", options.batch]
+    settings = {"data": data, "net": net, "epochs": options.epochs, "batch": options.batch}
+    with series.begun(Path(options.runs) / "ablate.json", settings):
+        return train_all(options, settings, variants)
+
+
+def train_all(options, settings, variants):
+    """Train the Variants, seed by seed, and print the table after each. Returns the exit code."""
+    net, shared = settings["net"], []
+    for key in "data", "epochs", "batch":
+        shared += [f"--{key}", settings[key]]
     results = {}
     for seed in range(options.seeds):  # all variants with the first seed, then all with the second
         for variant in variants:

@@ -3,7 +3,8 @@ import sys
 from pathlib import Path
 
 from cpnet.errors import CpnetError
-from cpnet.kinds import positive
+from cpnet.kinds import filename, positive
+from cpnet.machine import cores
 from cpnet.options import Parser, add_threads
 from data.check import SAMPLE, check
 from data.sheet import contact_sheet
@@ -16,17 +17,17 @@ def main(words):
                     "colours. Draws some images of each class on a contact sheet.",
                     "Example: python run.py check my.h5. The exit code is 1 if there are errors; identical "
                     "images are only warnings.")
-    parser.add_argument("data", metavar="DATA.h5", help="The data set to examine.")
+    parser.add_argument("data", type=filename, metavar="DATA.h5", help="The data set to examine.")
     parser.add_argument("--sample", type=positive, default=SAMPLE, metavar="N",
                         help="Computes the mean image and the colours anew from N training images.")
-    parser.add_argument("--sheet", metavar="PNG",
+    parser.add_argument("--sheet", type=filename, metavar="PNG",
                         help="Draws the contact sheet to this file. Default: DATA-sheet.png.")
     add_threads(parser, "read the images", old_spelling="--workers")
     options = parser.parse(words)
     with Dataset(options.data) as dataset:
         print(f"{dataset.path}: {dataset.channels}×{dataset.height}×{dataset.width}, "
               f"{len(dataset.classes):,} classes; {dataset.source}")
-        findings = check(dataset, sample=options.sample, workers=options.threads)
+        findings = check(dataset, sample=options.sample, workers=options.threads or cores())
         print(*findings.facts, sep="\n")
         for kind, lines in (("warning", findings.warnings), ("error", findings.errors)):
             for line in lines:

@@ -1,6 +1,6 @@
 """Train an auto-encoder, and write the short binary codes that it gives."""
 from cpnet.commands.common import add_one_device, one_device
-from cpnet.kinds import above_zero, positive, whole
+from cpnet.kinds import above_zero, filename, positive, whole
 from cpnet.options import Parser
 from cpnet.studies.codes import make
 from cpnet.studies.features import open_vectors
@@ -12,10 +12,10 @@ def main(words):
                     "code of each image, for the command neighbours.",
                     "Example: python run.py codes features.h5 codes.h5 --bits 128. If it is interrupted, the "
                     "same command goes on after the last whole epoch.")
-    parser.add_argument("vectors", metavar="VECTORS",
+    parser.add_argument("vectors", type=filename, metavar="VECTORS",
                         help="A file that the command features made, or a data set, whose pixels are then "
                              "the vectors.")
-    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("out", type=filename, metavar="OUT.h5", help="The file to make.")
     parser.add_argument("--bits", type=positive, default=128, metavar="N", help="Makes codes of N bits.")
     parser.add_argument("--hidden", type=positive, default=512, metavar="N",
                         help="Puts a layer of N neurons between vector and code, and another behind the "

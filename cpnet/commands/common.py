@@ -1,4 +1,5 @@
 """What several commands need: the data set, the net on its devices, a checkpoint with its net."""
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from cpnet.options import add_threads
 from cpnet.threads import set_threads
 from data.store.dataset import Dataset
 
-DATA = Path(__file__).parents[2] / "data"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "data"
 IMAGENET, BUNDLED = DATA / "imagenet.h5", DATA / "fashion-mnist-12k.h5"
 
 
@@ -24,6 +26,14 @@ def open_data(path):
         print(f"training on the bundled 12,000 images of Fashion-MNIST; for ImageNet, make {IMAGENET} with "
               "python run.py prepare FOLDER data/imagenet.h5")
     return Dataset(path or (IMAGENET if IMAGENET.exists() else BUNDLED))
+
+
+def nearby(path):
+    """A path as one would type it here, or in the folder of run.py."""
+    for folder in Path.cwd(), ROOT:
+        if Path(path).is_relative_to(folder):
+            return os.path.relpath(path, folder)
+    return str(path)
 
 
 def place(settings, options):
@@ -55,6 +65,13 @@ def load(path, options):
     network = place(replace(checkpoint.net(), devices=devices, math=options.math), options)
     checkpoint.restore(network, TRAINED)
     return checkpoint, network
+
+
+def add_by_name(parser):
+    """Add the option for data sets that number the net's classes otherwise."""
+    parser.add_argument("--by-name", action="store_true",
+                        help="Matches the classes of the data set with those of the net by their names, "
+                             "where the same names stand in another order.")
 
 
 def add_one_device(parser):

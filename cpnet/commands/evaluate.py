@@ -6,12 +6,13 @@ import numpy as np
 
 from cpnet import scores
 from cpnet.checkpoint import Checkpoint
-from cpnet.commands.common import load, open_data
+from cpnet.commands.common import add_by_name, load, open_data
 from cpnet.errors import CpnetError
 from cpnet.evaluate import predict_split, see_as_trained
 from cpnet.figures import draw_confusion, draw_predictions
-from cpnet.kinds import positive
+from cpnet.kinds import filename, positive
 from cpnet.options import Parser, add_devices
+from data.store.identity import class_difference
 
 SHOWN = 8  # images of figure 4, left
 
@@ -21,13 +22,14 @@ def main(words):
                     "Measures the top-1 and top-5 error of a trained net. Of several nets, it also measures "
                     "the error of their average prediction.",
                     "Example: python run.py evaluate runs/mini-1/checkpoint-best.h5 --split val --crops 10")
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT",
+    parser.add_argument("checkpoints", nargs="+", type=filename, metavar="CHECKPOINT",
                         help="A trained net, or a file that --save-probabilities made.")
-    parser.add_argument("--data", metavar="DATA.h5",
+    parser.add_argument("--data", type=filename, metavar="DATA.h5",
                         help="Looks at the images of this data set. Default: the one that the first net was "
                              "trained on.")
     parser.add_argument("--split", default="val", metavar="SPLIT",
                         help="Looks at this split of it: val, test or train.")
+    add_by_name(parser)
     parser.add_argument("--crops", type=int, choices=(1, 10), default=1,
                         help="Averages over so many views of an image. 1: the centre; 10: the four corners, "
                              "the centre and their mirror images, as in section 4.1.")
@@ -35,14 +37,14 @@ def main(words):
                         help="Computes N views at a time.")
     parser.add_argument("--by-class", action="store_true",
                         help="Prints the error of each class, the largest first.")
-    parser.add_argument("--confusion", metavar="PNG",
+    parser.add_argument("--confusion", type=filename, metavar="PNG",
                         help="Draws which classes the net takes for which others.")
-    parser.add_argument("--picture", metavar="PNG",
+    parser.add_argument("--picture", type=filename, metavar="PNG",
                         help="Draws eight images with their most probable classes, as figure 4 (left).")
     parser.add_argument("--table", action="store_true",
                         help="Prints the errors beside the paper's, in the form of its tables 1 and 2.")
     parser.add_argument("--json", action="store_true", help="Prints the errors as JSON.")
-    parser.add_argument("--save-probabilities", metavar="OUT.h5",
+    parser.add_argument("--save-probabilities", type=filename, metavar="OUT.h5",
                         help="Writes the probabilities to this file, which evaluate can read later in place "
                              "of a checkpoint. Of several nets, it writes their average.")
     add_devices(parser)
@@ -54,12 +56,12 @@ def main(words):
         raise CpnetError("give --data: files of probabilities and imported nets do not say which images to "
                          "look at")
     with open_data(options.data or trained_on) as dataset:
-        labels, results = dataset.split(options.split).labels, {}
+        results = {}
         for path in options.checkpoints:  # mistakes first
             if saved[path] is None:
-                see_as_trained(Checkpoint(path), dataset)
+                see_as_trained(Checkpoint(path), dataset, by_name=options.by_name)
             else:
-                results[path] = check_saved(path, saved[path], options.split, labels)
+                results[path] = check_saved(path, saved[path], options.split, dataset)
         for path in options.checkpoints:  # one net at a time is in memory
             if saved[path] is None:
                 checkpoint, network = load(path, options)
@@ -67,6 +69,7 @@ def main(words):
                 results[path] = predict_split(network, dataset, options.split, crops=options.crops,
                                               batch=options.batch, threads=options.loader_threads,
                                               progress=True)
+        labels = dataset.split(options.split).labels
         results = {path: results[path] for path in options.checkpoints}
         rows = {path: scores.scores(each, labels) for path, each in results.items()}
         average = scores.mean(list(results.values()))
@@ -96,14 +99,21 @@ def main(words):
             draw_predictions(dataset.read(options.split, some), labels[some], average[some].T,
                              dataset.classes, options.picture)
         if options.save_probabilities:
-            scores.save(options.save_probabilities, average, labels, split=options.split, data=dataset.path,
+            scores.save(options.save_probabilities, average, labels, split=options.split,
+                        classes=dataset.classes, data=dataset.path,
                         made_from=f"{', '.join(options.checkpoints)}; {views}")
 
 
-def check_saved(path, saved, split, labels):
-    """The probabilities of a saved file. Raises CpnetError unless they are of these images."""
-    probabilities, own, of = saved
-    if of != split or not np.array_equal(own, labels):
-        raise CpnetError(f"{path}: holds the probabilities of {len(own):,} images of '{of}', not of these "
-                         f"{len(labels):,} of '{split}'")
-    return probabilities
+def check_saved(path, saved, split, dataset):
+    """The probabilities of a scores.Saved. Raises CpnetError unless they are of these images and classes."""
+    labels = dataset.split(split).labels
+    if saved.split != split or not np.array_equal(saved.labels, labels):
+        raise CpnetError(f"{path}: holds the probabilities of {len(saved.labels):,} images of "
+                         f"'{saved.split}', not of these {len(labels):,} of '{split}'")
+    if saved.probabilities.shape[1] != len(dataset.classes):
+        raise CpnetError(f"{path}: holds the probabilities of {saved.probabilities.shape[1]} classes, "
+                         f"{dataset.path} has {len(dataset.classes)}")
+    differs = class_difference(dataset.classes, saved.classes or dataset.classes)
+    if differs:
+        raise CpnetError(f"{dataset.path}: does not have the classes of {path}: {differs}")
+    return saved.probabilities

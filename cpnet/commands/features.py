@@ -3,7 +3,7 @@ from pathlib import Path
 
 from cpnet.commands.common import load, open_data
 from cpnet.evaluate import see_as_trained
-from cpnet.kinds import names, positive
+from cpnet.kinds import filename, names, positive
 from cpnet.options import Parser, add_devices
 from cpnet.studies.features import extract, last_hidden
 
@@ -14,9 +14,10 @@ def main(words):
                     "and codes.",
                     "Example: python run.py features runs/mini-1/checkpoint-best.h5 my.h5 features.h5. If it "
                     "is interrupted, the same command goes on.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
-    parser.add_argument("data", metavar="DATA.h5", help="The data set whose images it looks at.")
-    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("checkpoint", type=filename, metavar="CHECKPOINT", help="The trained net.")
+    parser.add_argument("data", type=filename, metavar="DATA.h5",
+                        help="The data set whose images it looks at.")
+    parser.add_argument("out", type=filename, metavar="OUT.h5", help="The file to make.")
     parser.add_argument("--splits", type=names, metavar="SPLITS",
                         help="Looks only at these splits. Example: train,test. Default: all that the data "
                              "set has.")

@@ -1,5 +1,6 @@
 """Download a public data set, and check its files."""
 from cpnet.errors import fail
+from cpnet.kinds import filename
 from cpnet.options import Parser
 from data.sources.fetch import SOURCES, fetch
 
@@ -10,7 +11,7 @@ def main(words):
                     "Example: python run.py fetch cifar-10 downloads. If it is interrupted, the same command "
                     "goes on.")
     parser.add_argument("name", metavar="NAME", help=f"The data set: {' or '.join(SOURCES)}.")
-    parser.add_argument("folder", metavar="FOLDER",
+    parser.add_argument("folder", type=filename, metavar="FOLDER",
                         help="The folder for its files. Files that are there already are checked and kept.")
     parser.add_argument("--from", dest="address", metavar="ADDRESS",
                         help="Downloads from this address of a mirror instead.")

@@ -9,7 +9,7 @@ from cpnet.commands import series, train
 from cpnet.commands.common import open_data
 from cpnet.errors import CpnetError, Diverged
 from cpnet.files import write_atomically
-from cpnet.kinds import positive, share, whole
+from cpnet.kinds import filename, positive, share, whole
 from cpnet.options import Parser, add_devices
 from cpnet.run_folder import RunFolder
 from cpnet.studies import figure1
@@ -33,7 +33,7 @@ def main(words):
                     "error has come down to a given level (docs/figure1.md).",
                     "Example: python run.py figure1 --data cifar-10.h5. If it is interrupted, the same "
                     "command goes on.")
-    parser.add_argument("--data", metavar="DATA.h5",
+    parser.add_argument("--data", type=filename, metavar="DATA.h5",
                         help="Trains on this data set. Default: the one that train takes.")
     parser.add_argument("--level", type=share, metavar="ERROR",
                         help="Trains until the training error is this. Default: 25%% for colour images, as "
@@ -47,9 +47,9 @@ def main(words):
                         help="Updates the weights after every N images.")
     parser.add_argument("--seed", type=whole, default=0, metavar="N",
                         help="Draws the first weights and the order of the images from this number.")
-    parser.add_argument("--picture", metavar="PNG",
+    parser.add_argument("--picture", type=filename, metavar="PNG",
                         help="Draws the figure to this file. Default: figure1.png in --runs.")
-    parser.add_argument("--runs", default="runs/figure1", metavar="FOLDER",
+    parser.add_argument("--runs", default="runs/figure1", type=filename, metavar="FOLDER",
                         help="Keeps all of its runs in this folder.")
     parser.add_argument("--json", action="store_true",
                         help="Prints the results as JSON, and all else to stderr.")
@@ -66,11 +66,11 @@ def main(words):
             data, epoch = Path(dataset.path).resolve(), len(dataset.split("train")) // options.batch
         settings = {"data": str(data), "net": options.net, "level": level, "batch": options.batch,
                     "seed": options.seed, "trial epochs": options.trial_epochs}
-        series.begin(Path(options.runs) / "figure1.json", settings)
         shared = ["--data", data, "--net", options.net, "--batch", options.batch, "--seed", options.seed,
                   *PLAIN, "--until", level, "--probe", max(1, epoch // PROBES)]
         try:
-            tried = {unit: find_best(options, unit, own, level, epoch, shared) for unit in figure1.UNITS}
+            with series.begun(Path(options.runs) / "figure1.json", settings):
+                tried = {unit: find_best(options, unit, own, level, epoch, shared) for unit in figure1.UNITS}
         except Interrupted as stopped:
             return stopped.args[0]
     best = {unit: long[0] for unit, (_, long) in tried.items()}

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from cpnet.checkpoint import Checkpoint
+from cpnet.kinds import filename
 from cpnet.options import Parser
 from cpnet.studies import filters
 
@@ -11,9 +12,9 @@ def main(words):
                     "Draws the first layer's filters, as figure 3: those of column 1 above those of column "
                     "2. Grey is zero.",
                     "Example: python run.py filters runs/mini-1/checkpoint-best.h5 filters.png")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The trained net.")
-    parser.add_argument("out", metavar="OUT.png", help="The picture to make.")
-    parser.add_argument("--film", metavar="GIF",
+    parser.add_argument("checkpoint", type=filename, metavar="CHECKPOINT", help="The trained net.")
+    parser.add_argument("out", type=filename, metavar="OUT.png", help="The picture to make.")
+    parser.add_argument("--film", type=filename, metavar="GIF",
                         help="Also makes a film of the filters after each epoch of the run.")
     options = parser.parse(words)
     checkpoint = Checkpoint(options.checkpoint)

@@ -6,18 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpnet.checkpoint import Checkpoint
-from cpnet.commands.common import load
+from cpnet.commands.common import add_by_name, load, nearby
 from cpnet.errors import CpnetError
 from cpnet.evaluate import see_as_trained
 from cpnet.files import write_atomically
-from cpnet.kinds import positive
+from cpnet.kinds import filename, positive
 from cpnet.options import Parser, add_devices, as_words
 from cpnet.report.facts import Run, look, snapshots
 from cpnet.report.report import report
 from cpnet.run_folder import RunFolder
 from data.store.dataset import Dataset
 
-ROOT = Path(__file__).parents[2]
 OF_MACHINE = "devices", "loader_threads", "checkpoint_minutes"  # settings that another machine has otherwise
 
 
@@ -25,13 +24,14 @@ def main(words):
     parser = Parser("report", "RUN [OUT.html]",
                     "Shows a run as one HTML page, which needs no other file: its curves, filters, "
                     "predictions, similar images and errors.", "Example: python run.py report runs/mini-1")
-    parser.add_argument("run", metavar="RUN",
+    parser.add_argument("run", type=filename, metavar="RUN",
                         help="The folder of a run, such as runs/mini-1. It may still be training.")
-    parser.add_argument("out", nargs="?", metavar="OUT.html",
+    parser.add_argument("out", nargs="?", type=filename, metavar="OUT.html",
                         help="The page to write. Default: report.html in RUN.")
-    parser.add_argument("--data", metavar="DATA.h5",
+    parser.add_argument("--data", type=filename, metavar="DATA.h5",
                         help="Reads the data set from this file. Default: the file that the run was trained "
                              "on.")
+    add_by_name(parser)
     parser.add_argument("--split", choices=("val", "test"), default="val", help="Shows images of this split.")
     parser.add_argument("--sample", type=positive, default=2000, metavar="N",
                         help="Looks for similar images among N training images.")
@@ -52,25 +52,20 @@ def main(words):
     if not checkpoint:
         missing = "The run has no checkpoint yet, so its net cannot predict."
     elif not options.data and not os.path.exists(data):
-        missing = (f"{data} is no longer there, so the net cannot look at its images. Say with --data where "
-                   "it is now.")
+        missing = (f"{nearby(data)} is no longer there, so the net cannot look at its images. Say with "
+                   "--data where it is now.")
     if missing:
         print(f"{options.run}: {missing}", file=sys.stderr)
         content = report(run, command(run), None, missing)
     else:
         with Dataset(data) as dataset:
             network = load(path, options)[1]
-            see_as_trained(checkpoint, dataset)
+            see_as_trained(checkpoint, dataset, by_name=options.by_name)
             looked = look(network, dataset, options.split, sample=options.sample, batch=options.batch,
                           threads=options.loader_threads, progress=True)
             content = report(run, command(run), looked, "")
     write_atomically(out, content)
     print(f"{out}: ready, {len(content.encode()) / 1e6:.1f} MB")
-
-
-def nearby(path):
-    """A path as one would type it in the folder of run.py."""
-    return os.path.relpath(path, ROOT) if Path(path).is_relative_to(ROOT) else str(path)
 
 
 def command(run):

@@ -3,26 +3,35 @@
 Each net is an ordinary run, made by options of `train`, so that one can resume it, look at it and repeat it.
 """
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 from cpnet.commands import train
 from cpnet.errors import CpnetError
-from cpnet.files import write_atomically
-from cpnet.run_folder import LAST
+from cpnet.files import owned, write_atomically
+from cpnet.run_folder import LAST, folder_of, read_object, read_text
 
 
-def begin(path, settings):
-    """Write the settings of a series to `path`. Raises CpnetError if the file is there and holds others."""
+@contextmanager
+def begun(path, settings):
+    """In its `with` block, the folder of `path` belongs to this series, whose settings the file `path` has.
+
+    Raises CpnetError if the file is there and holds others, or while another process trains this series.
+    """
     path = Path(path)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(settings, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text())
-    for key in settings:
-        if before.get(key) != settings[key]:
-            raise CpnetError(f"{path.parent}: was begun with {key} {before.get(key)}, not {settings[key]}: "
-                             "give the same options to go on, or another folder with --runs")
+    folder_of(path.parent.parent, "")
+    with owned(path.parent):
+        if not os.path.lexists(path):
+            folder_of(path.parent, "")
+            write_atomically(path, json.dumps(settings, indent=1) + "\n")
+        before = read_object(path, read_text(path))
+        for key in settings:
+            if before.get(key) != settings[key]:
+                raise CpnetError(f"{path.parent}: was begun with {key} {before.get(key)}, not "
+                                 f"{settings[key]}: give the same options to go on, or another folder with "
+                                 "--runs")
+        yield
 
 
 def run(options, name, words, resumed=()):

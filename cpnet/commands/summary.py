@@ -2,7 +2,7 @@
 from cpnet import nets
 from cpnet.figures import draw_net
 from cpnet.gpu.devices import named
-from cpnet.kinds import positive
+from cpnet.kinds import filename, positive
 from cpnet.options import OF_NET, Parser, add_settings, net_settings
 from cpnet.summary import summary
 
@@ -22,7 +22,7 @@ def main(words):
                              "3,224,224, or 1,24,24 for small nets.")
     parser.add_argument("--devices", default="cpu", metavar="DEVICES",
                         help="Places the columns on these devices. Example: cpu,cpu.")
-    parser.add_argument("--picture", metavar="PNG", help="Draws the net, as figure 2.")
+    parser.add_argument("--picture", type=filename, metavar="PNG", help="Draws the net, as figure 2.")
     options = parser.parse(words)
     name = options.net
     small = nets.look_up(name, nets.NETS, "net").smallest < nets.NETS["alexnet"].smallest

@@ -1,15 +1,26 @@
 """Train a net. This is what run.py does if no command is named."""
-from pathlib import Path
+import os
+from dataclasses import replace
+
+import numpy as np
 
 from cpnet import nets
 from cpnet.checkpoint import Checkpoint
-from cpnet.commands.common import default_devices, open_data, place
+from cpnet.commands.common import default_devices, nearby, open_data, place
 from cpnet.errors import CpnetError, Stopped
+from cpnet.evaluate import check_data
+from cpnet.files import owned
 from cpnet.gpu.graph import check
+from cpnet.kinds import filename, run_name
 from cpnet.options import OPTIONS, Parser, add_settings, add_threads, net_settings, resumed
-from cpnet.run_folder import RunFolder, find, first_free
+from cpnet.run_folder import RunFolder, claim, find, folder_of
+from cpnet.schedule import schedule
 from cpnet.settings import DEVICE, RUN, Settings
-from cpnet.train import State, Stopping, Trainer
+from cpnet.state import read as read_state
+from cpnet.train import Stopping, Trainer
+from data.store.identity import class_difference, difference, fingerprint
+
+RUNS = "runs"  # the folder of all runs
 
 
 def parser():
@@ -20,9 +31,10 @@ def parser():
     groups = add_settings(known)
     add_threads(groups[DEVICE], "compute")
     run = groups[RUN]
-    run.add_argument("--name", metavar="NAME",
+    run.add_argument("--name", type=run_name, metavar="NAME",
                      help="Names the run. Default: NET-1, or the next number that is free.")
-    run.add_argument("--runs", default="runs", metavar="FOLDER", help="Keeps all runs in this folder.")
+    run.add_argument("--runs", type=filename, default=RUNS, metavar="FOLDER",
+                     help="Keeps all runs in this folder.")
     may_change = ", ".join(option.item.option for option in OPTIONS.values() if option.item.may_change)
     run.add_argument("--resume", nargs="?", const="", metavar="NAME",
                      help="Goes on with this run, or with the newest one if no name is given. The command "
@@ -34,38 +46,74 @@ def parser():
 def main(words):
     known = parser()
     options = known.parse(words)
-    if options.resume is None:
-        dataset = open_data(options.data)
-        settings, state = new_settings(options, dataset), None
-        network = place(settings, options)
-        check(network, settings.graph)
-        if options.init_from:
-            Checkpoint(options.init_from).initialise(network, options.replace)
-        name = options.name or first_free(options.runs, settings.table["name"])
-        folder = RunFolder(Path(options.runs) / name)
-        folder.create(settings, overwrite=options.overwrite)
-    else:
+    if options.resume is not None:
         if options.overwrite:
             known.error("--overwrite replaces a run, and --resume goes on with it: give one of the two")
-        folder, checkpoint = find(options.runs, options.resume or options.name)
-        settings, state = resumed(checkpoint.run(), options, known.given(words)), State(**checkpoint.state)
-        dataset = open_data(settings.data)
-        network = place(settings, options)
-        check(network, settings.graph)
-        checkpoint.restore(network)
-        folder.write_settings(settings)
+        folder = find(options.runs, options.resume or options.name)
+        with owned(folder.path):
+            return train(options, *go_on(options, known.given(words), folder))
+    dataset = open_data(options.data)
+    settings = new_settings(options, dataset)
+    network = place(settings, options)
+    check(network, settings.graph)
+    if options.init_from:
+        Checkpoint(options.init_from).initialise(network, options.replace)
+    if options.name:
+        folder = RunFolder(folder_of(options.runs, options.name))
+    else:
+        folder = RunFolder(claim(options.runs, settings.table["name"]))
+    with owned(folder.path):
+        folder.create(settings, overwrite=options.overwrite)
+        return train(options, folder, settings, None, dataset, network)
+
+
+def go_on(options, given, folder):
+    """(folder, Settings, State, Dataset, Network) of a run that goes on with its last checkpoint."""
+    checkpoint = Checkpoint(folder.last)
+    before = checkpoint.run()
+    settings = resumed(before, options, given)
+    state = read_state(checkpoint.path, checkpoint.state, schedule(before.schedule, before.epochs))
+    if not os.path.exists(settings.data):
+        raise CpnetError(f"{settings.data}: the run's data set is no longer there; say with --data where it "
+                         "is now")
+    dataset = open_data(settings.data)
+    same_data(checkpoint, before, dataset)
+    settings = replace(settings, data=os.path.abspath(dataset.path), fingerprint=fingerprint(dataset))
+    network = place(settings, options)
+    check(network, settings.graph)
+    checkpoint.restore(network)
+    folder.write_settings(settings)
+    return folder, settings, state, dataset, network
+
+
+def same_data(checkpoint, settings, dataset):
+    """Raises CpnetError unless a data set is the one that a run was trained on, wherever it lies now."""
+    check_data(checkpoint.table(), dataset)
+    differs = class_difference(dataset.classes, checkpoint.classes)
+    if not differs and settings.fingerprint:
+        differs = difference(settings.fingerprint, fingerprint(dataset))
+    elif not differs and not np.array_equal(dataset.mean, checkpoint.mean):  # of the first runs
+        differs = "its mean image is another"
+    if differs:
+        raise CpnetError(f"{dataset.path}: is not the data set that {checkpoint.path} was trained on: "
+                         f"{differs}; say with --data where that one is, or start another run with "
+                         "--init-from")
+
+
+def train(options, folder, settings, state, dataset, network):
+    """Train until the end, or until a person stops it. Returns the exit code."""
     begun = ""
     if state:
         within = f", after {state.batch} of its batches" if state.batch else ""
         begun = f"going on in epoch {state.epoch + 1}{within}: "
-    print(f"{folder.path}: {begun}training {settings.table['name']} on {dataset.path} "
+    print(f"{folder.path}: {begun}training {settings.table['name']} on {nearby(dataset.path)} "
           f"to epoch {settings.epochs}")
     with Stopping() as stopping:
         trainer = Trainer(network, dataset, folder, settings, state=state, stop=lambda: stopping.signal)
         try:
             trainer.train()
         except Stopped:
-            elsewhere = f" --runs {options.runs}" if options.runs != known.get_default("runs") else ""
+            elsewhere = f" --runs {options.runs}" if options.runs != RUNS else ""
             print(f"stopped by {stopping.signal.name} after step {trainer.state.step}; everything is saved: "
                   f"go on with python run.py --resume {folder.path.name}{elsewhere}")
             return 128 + stopping.signal
@@ -86,7 +134,8 @@ def new_settings(options, dataset):
     name = options.net or ("alexnet" if crop >= nets.NETS["alexnet"].smallest else "mini")
     table = nets.build(name, (dataset.channels, crop, crop), len(dataset.classes), **net_settings(options))
     chosen = {option.name: getattr(options, dest) for dest, option in OPTIONS.items() if not option.of_net}
-    depending = {"data": dataset.path, "lr": table.rate, "decay": table.decay, "epochs": profile.epochs,
+    chosen["data"] = os.path.abspath(dataset.path)
+    depending = {"lr": table.rate, "decay": table.decay, "epochs": profile.epochs,
                  "schedule": profile.schedule}
     for key, value in depending.items():
         if chosen[key] is None:
@@ -101,4 +150,4 @@ def new_settings(options, dataset):
     if options.until is not None and not options.probe:
         raise CpnetError("--until needs to know how often to measure the error: give --probe N with it")
     chosen["devices"] = options.devices or default_devices(table)
-    return Settings(table=table.settings, **chosen)
+    return Settings(table=table.settings, fingerprint=fingerprint(dataset), **chosen)

@@ -22,7 +22,7 @@ from cpnet.errors import CpnetError
 from cpnet.gpu.devices import named
 from cpnet.layers import LRN, AveragePool, Conv, Dropout, Linear, MaxPool, ReLU, Tanh
 from cpnet.network import Network
-from cpnet.train import State
+from cpnet.state import State
 
 # folded: dropout's ×0.5 at test is in the weights that follow
 FORMAT, FOLDED = "cpnet-export-1", "cpnet-export-1-folded"

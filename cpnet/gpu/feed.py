@@ -11,13 +11,13 @@ computes, and the CPU waits for none of it.
 The slot is filled anew by a thread of the loader, and that thread waits for "arrived".
 """
 import functools
-import os
 from collections import namedtuple
 from math import prod
 
 import numpy as np
 
 from cpnet.gpu import memory, platform
+from cpnet.machine import cores
 from cpnet.ops import crops
 from data.loading.loader import Batch, Loader
 from data.loading.packed import unpack
@@ -87,7 +87,7 @@ class Feed:
         share = self.loader.health().seconds / seconds
         if share < SLOW:
             return ""
-        more = min(2 * self.threads, os.cpu_count() or 1)
+        more = min(2 * self.threads, cores())
         change = (f"try --loader-threads {more}" if more > self.threads else
                   "all cores are at work for the loader: a faster disk, or images stored raw, would help")
         return f"{share:.0%} of the time the net waited for images: {change}"

@@ -222,8 +222,8 @@ def _confusion(looked):
     counts, classes = scores.confusion(looked.probabilities, looked.labels), looked.dataset.classes
     worst = scores.class_errors(counts)
     most = max(worst, key=lambda row: row[4])
-    wrong = 1 - counts.trace() / counts.sum()
-    alt = f"Confusion table of {len(classes):,} classes, {NAMES[looked.split]} images, error {wrong:.2%}"
+    alt = (f"Confusion table of {len(classes):,} classes, {NAMES[looked.split]} images, "
+           f"error {counts.error:.2%}")
     if most[4]:
         alt += (f"; the most frequent mistake: {classes[most[0]]} taken for {classes[most[3]]}, "
                 f"{most[4]} times")

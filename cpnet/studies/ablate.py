@@ -3,13 +3,12 @@
 Every variant is an ordinary run, made by the train command's own options, so that it can be resumed,
 looked at and repeated.
 """
-import json
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 from cpnet.errors import CpnetError
 from cpnet.nets import NETS
+from cpnet.run_folder import RunFolder
 
 CLOSE = 0.005  # a run has converged when its validation error is within half a point of its best
 
@@ -62,7 +61,7 @@ def variants(only, net, colour):
 
 def result(folder):
     """What a run came to: the last epoch's errors as fractions, and the epoch in which it had converged."""
-    lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    lines = RunFolder(folder).read()[2]
     best = min(line["val_top1"] for line in lines)
     return {"val_top1": lines[-1]["val_top1"], "val_top5": lines[-1]["val_top5"],
             "train_top1": lines[-1]["train_top1"],

@@ -12,16 +12,17 @@ bits; for each split SPLIT/codes uint8 (N, ⌈bits / 8⌉), the bits packed as n
 and SPLIT/labels int32 (N).
 """
 import io
+import json
 import os
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from cpnet.checkpoint import Checkpoint, save
 from cpnet.errors import CpnetError
-from cpnet.files import write_atomically
+from cpnet.files import check_output, owned, write_atomically
 from cpnet.gpu.memory import to_host
+from cpnet.kinds import above_zero, whole
 from cpnet.layers import Layer, Linear, Pass, Tanh
 from cpnet.nets import Table
 from cpnet.network import Network
@@ -29,6 +30,7 @@ from cpnet.ops import pointwise
 from cpnet.studies.features import ahead
 from cpnet.studies.ops.squared_error import squared_error_backward, squared_error_forward
 from data.loading.order import WINDOW, epoch_order
+from data.store import hdf5
 
 FORMAT, VERSION = "cpnet-codes", 1
 MOMENTUM = 0.9
@@ -71,14 +73,23 @@ class Coder:
         self.width = self.rows.shape[1]
         self.network = Network(auto_encoder(self.width, settings["hidden"], settings["bits"]), [device],
                                seed=settings["seed"])
-        self.task = {"source": os.path.abspath(source.path),
-                     "written": os.stat(source.path).st_mtime_ns, **settings}
-        before = Checkpoint(path) if os.path.exists(path) else None
+        self.task = {"source": source.identity, **settings}
+        before = self._before()
         if before and before.settings == self.task:
             before.restore(self.network)
             self.mean, self.state = before.mean, before.state
+            if self.mean.shape != (self.width,) or not whole.holds(self.state.get("epoch")) \
+                    or not above_zero.holds(self.state.get("scale")):
+                raise CpnetError(f"{path}: is damaged; delete it, and the same command begins anew")
         else:
             self._measure()
+
+    def _before(self):
+        """The Checkpoint of an earlier call, or None."""
+        try:
+            return Checkpoint(self.path) if os.path.exists(self.path) else None
+        except CpnetError:
+            return None  # damaged: training begins anew
 
     def _measure(self):
         """The training vectors' mean (D) and scale."""
@@ -123,13 +134,16 @@ class Coder:
                 for start in range(0, len(window), settings["batch"]):
                     chosen = block[places[start:start + settings["batch"]]]
                     here = self._step(chosen, rate)
-                    if not self._share(here, len(chosen)) <= DIVERGED:
-                        raise CpnetError(f"epoch {epoch + 1}: the reconstruction error is "
-                                         f"{self._share(here, len(chosen)):.0%} of the variance: try a "
-                                         f"smaller --rate than {settings['rate']:g}")
+                    self.check(self._share(here, len(chosen)))
                     loss += here
                     bar.update(len(chosen))
         return self._share(loss, len(order))
+
+    def check(self, error):
+        """Raises CpnetError for a reconstruction error, a share of the variance, that has grown too large."""
+        if not error <= DIVERGED:
+            raise CpnetError(f"{self.path}: the reconstruction error is {error:.0%} of the variance: try a "
+                             f"smaller --rate than {self.settings['rate']:g}")
 
     def _step(self, vectors, rate):
         """A step of training on vectors (N, D) → the sum of their losses."""
@@ -180,11 +194,14 @@ def make(source, out, settings, device, *, say=print, progress=False):
     Interrupted, the same call goes on after the last whole epoch.
     Raises CpnetError where `out` cannot be written.
     """
-    if not os.access(os.path.dirname(os.path.abspath(out)), os.W_OK):
-        raise CpnetError(f"{out}: could not be written: there is no such folder, or it may not be written to")
+    place = check_output(out)
     if os.path.exists(out) and os.path.samefile(out, source.path):
         raise CpnetError(f"{out}: is the file with the vectors; name another one for the codes")
-    path = f"{out}.checkpoint"
+    with owned(out):
+        _make(source, out, f"{place}.checkpoint", settings, device, say, progress)
+
+
+def _make(source, out, path, settings, device, say, progress):
     coder = Coder(source, path, settings, device, progress)
     if coder.state["epoch"]:
         say(f"going on after epoch {coder.state['epoch']}")
@@ -193,13 +210,16 @@ def make(source, out, settings, device, *, say=print, progress=False):
             "the variance")
     coder.train(say)
     image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, source=str(source.path), kind=source.kind,
-                          bits=settings["bits"])
+    with hdf5.new(image) as file:
+        file.attrs.update(format=hdf5.fixed(FORMAT), version=VERSION, source=hdf5.fixed(str(source.path)),
+                          fingerprint=hdf5.fixed(json.dumps(source.fingerprint)),
+                          kind=hdf5.fixed(source.kind), bits=settings["bits"])
         for split in source.splits:
             rows, labels = source.split(split)
-            file[f"{split}/codes"], error = coder.encode(rows, split)
-            file[f"{split}/labels"] = labels
+            group = file.create_group(split)
+            group["codes"], error = coder.encode(rows, split)
+            coder.check(error)
+            group["labels"] = labels
             say(f"{split}: {len(rows):,} codes, reconstruction error {error:.2%} of the variance")
     write_atomically(out, image.getbuffer())
     os.remove(path)
@@ -211,15 +231,18 @@ class Codes:
 
     def __init__(self, path):
         self.path = path
-        try:
-            with h5py.File(path) as file:
-                if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                    raise CpnetError(f"{path}: is not a codes file of this program; make one with python "
-                                     "run.py codes")
-                self.bits, self.kind = int(file.attrs["bits"]), file.attrs["kind"]
-                self.splits = {name: (file[f"{name}/codes"][()], file[f"{name}/labels"][()]) for name in file}
-        except (OSError, KeyError) as error:
-            raise CpnetError(f"{path}: cannot be read as a codes file ({error})") from error
+        with hdf5.reading(path, "codes file", CpnetError) as file:
+            if hdf5.text(file.attrs.get("format", "")) != FORMAT or file.attrs.get("version") != VERSION:
+                raise CpnetError(f"{path}: is not a codes file of this program; make one with python run.py "
+                                 "codes")
+            self.bits, self.kind = int(file.attrs["bits"]), hdf5.text(file.attrs["kind"])
+            self.fingerprint = json.loads(hdf5.text(file.attrs.get("fingerprint", "{}")))
+            self.splits = {name: (file[f"{name}/codes"][()], file[f"{name}/labels"][()]) for name in file}
+        for name, (codes, labels) in self.splits.items():
+            if codes.dtype != np.uint8 or codes.shape != (len(labels), -(-self.bits // 8)) \
+                    or labels.ndim != 1 or labels.dtype.kind not in "iu":
+                raise CpnetError(f"{path}: {name!r} does not hold codes of {self.bits} bits with their "
+                                 "labels; make it again")
 
     def split(self, name):
         """(codes (N, W) as uint64 words, labels (N)) of a split."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import PercentFormatter
 
-from cpnet.figures import plt, save
+from cpnet.figures import save, subplots
 
 UNITS = {"relu": ("ReLU", "-"), "tanh": ("tanh", "--")}  # as figure 1 draws them
 LAST_PROBES = 3  # whose mean is a trial's error
@@ -96,7 +96,7 @@ def verdict(best, level):
 def draw(best, level, epoch, title, path):
     """Both curves over the epochs (`epoch`: updates of one) as a PNG at `path`;
     tanh dashed, as in the paper."""
-    figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    figure, axes = subplots(figsize=(6, 4.5), layout="constrained")
     for unit, (name, style) in UNITS.items():
         steps, errors = zip(*best[unit].probes, strict=True)
         axes.plot([step / epoch for step in steps], errors, style, color="k", linewidth=1.5,

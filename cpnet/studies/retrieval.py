@@ -8,6 +8,7 @@ from cpnet.errors import CpnetError
 from cpnet.figures import draw_neighbours
 from cpnet.studies.features import Features, Pixels
 from cpnet.studies.neighbours import nearest, nearest_codes, precision, rerank
+from data.store.identity import difference, fingerprint
 
 NEAR = 6, 100  # figure 4 shows six
 
@@ -24,7 +25,12 @@ class Retrieval:
         self.shortlist, self.picture = shortlist, picture
         self.features, self.pixels, self.coded = features, Pixels(dataset), coded
         self.labels, self.wanted = dataset.split("train").labels, dataset.split(split).labels
+        found = fingerprint(dataset)
         for source in features, *coded:
+            differs = difference(source.fingerprint or found, found)
+            if differs:
+                raise CpnetError(f"{dataset.path}: is not the data set that {source.path} was made from: "
+                                 f"{differs}")
             for name, labels in ("train", self.labels), (split, self.wanted):
                 if not np.array_equal(source.split(name)[1], labels):
                     raise CpnetError(f"{source.path}: the labels of '{name}' are not those of "
