@@ -6,11 +6,11 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from data.errors import DataError
+from data.store.pixels import JpegPixels
 
 SAMPLE = 10_000  # training images that mean and colours are recomputed on; of smaller sets all
 PIECE_BYTES = 4 << 20  # pixels that a thread reads at a time
@@ -188,9 +188,8 @@ def _statistics(dataset, moments, findings):
     error_scale = SIGMAS * np.sqrt((1 - n / size) / n)
     of = f"of all {n:,} training images" if n == size else f"of {n:,} of {size:,} training images"
     mean, mean_slack, colour_slack = moments.total / n, MEAN_SLACK, COLOUR_SLACK
-    with h5py.File(dataset.path) as file:
-        if "jpeg" in file["train"]:
-            mean_slack, colour_slack = JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK
+    if isinstance(dataset.split("train").pixels, JpegPixels):
+        mean_slack, colour_slack = JPEG_MEAN_SLACK, JPEG_COLOUR_SLACK
     difference = np.sqrt(np.mean((mean - dataset.mean) ** 2))
     allowed = mean_slack + error_scale * np.sqrt(np.mean(moments.squares / n - mean**2).clip(0))
     _compare(findings, f"mean image {of}", difference, allowed, "grey levels (root mean square)")

@@ -2,7 +2,6 @@
 import os
 import re
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ def choose_classes(dataset, text):
     What is no class's whole name is a number or a range of numbers.
     Raises DataError for a class that is not there.
     """
-    names, last = [*enumerate(dataset.classes), *enumerate(synsets(dataset) or ())], len(dataset.classes) - 1
+    names, last = [*enumerate(dataset.classes), *enumerate(dataset.synsets or ())], len(dataset.classes) - 1
     chosen = set()
     for part in (part.strip() for part in text.split(",")):
         labels = [label for label, name in names if name == part]
@@ -35,12 +34,6 @@ def choose_classes(dataset, text):
                             + ", ".join(dataset.classes[:10]) + ", …" * (last > 9))
         chosen.update(labels)
     return sorted(chosen)
-
-
-def synsets(dataset):
-    """The classes' WNIDs, or None."""
-    with h5py.File(dataset.path) as file:
-        return list(file["synsets"].asstr()) if "synsets" in file else None
 
 
 def subset(dataset, out, classes):
@@ -59,7 +52,7 @@ def subset(dataset, out, classes):
     for name, indices in chosen.items():
         if not len(indices):
             raise DataError(f"{dataset.path}: '{name}' has no images of the classes chosen")
-    wnids, statistics = synsets(dataset), Statistics()
+    wnids, statistics = dataset.synsets, Statistics()
     source = f"{dataset.source}; classes {', '.join(map(str, classes))} of {os.path.basename(dataset.path)}"
     with Writer(out, [dataset.classes[k] for k in classes], dataset.mean.shape, source=source,
                 synsets=wnids and [wnids[k] for k in classes]) as writer:

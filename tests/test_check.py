@@ -59,10 +59,8 @@ def test_the_sample_is_as_exact_as_it_says(colour):
     ("pca/std", lambda std: std * 1.01, 10_000, "covariance of colours of all 300"),
     ("pca/std", lambda std: std * 2, 100, "covariance of colours of 100 of 300"),
     ("pca/std", lambda std: std[::-1], 10_000, "descending"),
-    ("pca/std", lambda std: std * np.nan, 10_000, "descending"),
     ("pca/vectors", lambda vectors: vectors[:, [1, 0, 2]], 10_000, "covariance of colours"),
     ("pca/vectors", lambda vectors: vectors * 1.001, 10_000, "orthonormal"),
-    ("pca/vectors", lambda vectors: vectors * np.nan, 10_000, "orthonormal"),
 ])
 def test_wrong_statistics(colour, name, change, sample, words):
     tamper(colour, name, change)
@@ -90,7 +88,7 @@ def test_copies(tmp_path):
 def test_classes(tmp_path):
     path = small_set(tmp_path / "set.h5", classes=60, train=96)
     tamper(path, "train/labels", lambda labels: np.where(labels < 4, 9, labels))
-    tamper(path, "classes", lambda names: np.where(np.arange(60) == 1, "place 2", names.astype(str)))
+    tamper(path, "classes", lambda names: np.where(np.arange(60) == 1, b"place 2", names))
     findings = found(path)
     assert findings.warnings == ["4 classes have no training images: place 0, place 2, place 2, place 3",
                                  "names of more than one class: place 2"]

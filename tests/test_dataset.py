@@ -73,12 +73,12 @@ def test_what_is_written_comes_back(path, rng, compress, shape):
 def test_layout_is_readable_with_h5py_alone(path, rng):
     parts = write(path, rng)
     with h5py.File(path) as file:
-        assert file.attrs["format"] == "cpnet-dataset" and file.attrs["version"] == 1
+        assert file.attrs["format"] == b"cpnet-dataset" and file.attrs["version"] == 1
         images = file["train/images"]
         assert images.chunks is None and images.compression is None and images.dtype == np.uint8
         np.testing.assert_array_equal(images[:], parts["train"][0])
         assert file["train/labels"].dtype == np.int32
-        assert list(file["classes"].asstr()) == CLASSES
+        assert [name.decode() for name in file["classes"]] == CLASSES
         assert file["pca/std"].dtype == file["pca/vectors"].dtype == np.float64
 
 
@@ -155,6 +155,8 @@ def set_version(file):
     (replace("classes", np.arange(3)), ["/classes"]),
     (replace("pca", None), ["no /pca/std"]),
     (replace("pca/vectors", np.zeros((3, 2))), ["/pca", "(3, 2)"]),
+    (replace("pca/vectors", np.full((3, 3), np.nan)), ["/pca must hold finite std"]),
+    (replace("pca/std", np.full(3, np.inf)), ["/pca must hold finite std"]),
     (replace("train", None), ["no split /train"]),
     (replace("train/images", None), ["no /train/images"]),
     (replace("train/images", np.zeros((11, *SHAPE), np.int16)), ["/train/images", "int16"]),

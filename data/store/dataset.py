@@ -8,11 +8,13 @@ or JPEGs, one contiguous block of bytes per split, are read past it, at the bloc
 
 import os
 from collections import namedtuple
+from contextlib import contextmanager
 
 import h5py
 import numpy as np
 
 from data.errors import DataError
+from data.store import hdf5
 from data.store.pixels import FilePixels, JpegPixels, MemoryPixels
 
 FORMAT, VERSION = "cpnet-dataset", 1
@@ -77,13 +79,11 @@ class Dataset:
         if os.path.isdir(self.path):
             raise DataError(f"{self.path}: is a folder; prepare it into an .h5 file first: 'python run.py "
                             "prepare'")
-        try:
-            self._fd = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be opened: {error.strerror}") from error
+        hdf5.check_input(self.path, "data set", DataError)
+        self._fd = os.open(self.path, os.O_RDONLY)
         try:
             self._size = os.fstat(self._fd).st_size
-            with self._open_hdf5() as file:
+            with self._opened() as file:
                 self._read_header(file)
                 self.splits = {name: self._read_split(file, name) for name in SPLITS if name in file}
         except BaseException:
@@ -121,27 +121,30 @@ class Dataset:
     def _bad(self, what):
         return DataError(f"{self.path}: {what}")
 
-    def _open_hdf5(self):
+    @contextmanager
+    def _opened(self):
+        """The open h5py file. Whatever is wrong with it becomes DataError."""
+        if not h5py.is_hdf5(self.path):
+            raise self._bad("is not an HDF5 file; make a data set with 'python run.py prepare'")
         try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            if "truncated" in str(error):
+            with hdf5.reading(self.path, "data set", DataError) as file:
+                yield file
+        except DataError as error:
+            if "truncated" in str(error.__cause__):
                 raise self._bad("is truncated: a copy or download stopped early; "
                                 "copy or prepare it again") from error
-            if not h5py.is_hdf5(self.path):
-                raise self._bad("is not an HDF5 file; make a data set with "
-                                "'python run.py prepare'") from error
-            raise self._bad(f"cannot be opened as HDF5: {error}") from error
+            raise
 
     def _read_header(self, file):
-        if file.attrs.get("format") != FORMAT:
+        if hdf5.text(file.attrs.get("format", "")) != FORMAT:
             raise self._bad(f"is HDF5 but no data set of ours (no attribute format='{FORMAT}'); use "
                             "'prepare' first")
         if file.attrs.get("version") != VERSION:
             raise self._bad(f"has format version {file.attrs.get('version')}, this program reads {VERSION}; "
                             "prepare the data set again")
-        self.source = str(file.attrs.get("source", ""))
-        self.classes = self._array(file, "classes", lambda d: list(d.asstr()[:]))
+        self.source = hdf5.text(file.attrs.get("source", ""))
+        self.classes = self._array(file, "classes", hdf5.texts)
+        self.synsets = self._array(file, "synsets", hdf5.texts) if "synsets" in file else None
         if not self.classes:
             raise self._bad("/classes is empty: a data set needs at least one class")
         self.mean = self._array(file, "mean")
@@ -152,8 +155,9 @@ class Dataset:
         self.pca = None
         if self.channels == 3:
             self.pca = Colour(self._array(file, "pca/std"), self._array(file, "pca/vectors"))
-            if self.pca.std.shape != (3,) or self.pca.vectors.shape != (3, 3):
-                raise self._bad("/pca must hold std (3,) and vectors (3, 3), "
+            if self.pca.std.shape != (3,) or self.pca.vectors.shape != (3, 3) \
+                    or not all(part.dtype.kind == "f" and np.isfinite(part).all() for part in self.pca):
+                raise self._bad("/pca must hold finite std (3,) and vectors (3, 3), "
                                 f"not {self.pca.std.shape} and {self.pca.vectors.shape}")
         if "train" not in file:
             raise self._bad("has no split /train")

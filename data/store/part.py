@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from data.errors import DataError
+from data.store import hdf5
 from data.store.moments import Statistics
 from data.store.writer import check_place, publish, write_header, write_statistics
 
@@ -117,7 +118,7 @@ class Part:
         self.splits.setdefault(name, {"handled": 0, "skipped": [], "bytes": 0})
         self.lengths.setdefault(name, [])
         self.name = name
-        with h5py.File(Structure(), "w") as trial:
+        with hdf5.new(Structure()) as trial:
             # depends on the splits before it only, which are complete
             self.place = self._reserve(trial)[name]
 
@@ -196,7 +197,7 @@ class Part:
             self._commit()
             self._wait()
             structure = Structure()
-            with h5py.File(structure, "w") as file:
+            with hdf5.new(structure) as file:
                 if self._reserve(file)[self.name] != self.place:
                     raise RuntimeError("HDF5 laid the file out differently the second time")
                 write_header(file, classes, source, synsets)

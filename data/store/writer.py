@@ -3,10 +3,10 @@
 import os
 import shutil
 
-import h5py
 import numpy as np
 
 from data.errors import DataError
+from data.store import hdf5
 from data.store.dataset import FORMAT, SPLITS, VERSION
 
 # of compressed sets: large chunks compress a little better, and all of them are read anyway
@@ -35,7 +35,7 @@ class Writer:
         self.temporary = os.path.join(self.folder, f".{os.path.basename(self.out)}.tmp")
         self.classes, self.missing, self.statistics = list(classes), {}, None
         try:
-            self.file = h5py.File(self.temporary, "w")
+            self.file = hdf5.new(self.temporary)
         except OSError as error:
             raise DataError(f"{self.out}: cannot be written: {str(error).splitlines()[0]}") from error
         write_header(self.file, self.classes, source, synsets)
@@ -126,13 +126,13 @@ def check_place(out):
 def write_header(file, classes, source, synsets=None):
     """What a data set says of itself, into an open h5py file:
     format, source, class names, WNIDs if there are any."""
-    file.attrs.update(
-        format=FORMAT, version=VERSION, source=source,
-        axes="images uint8 (N, C, H, W), 0..255; labels int32 (N,), indices into /classes; mean float32 (C, "
-             "H, W)")
-    file.create_dataset("classes", data=list(classes), dtype=h5py.string_dtype())
+    axes = ("images uint8 (N, C, H, W), 0..255; labels int32 (N,), indices into /classes; mean float32 (C, "
+            "H, W)")
+    file.attrs.update(format=hdf5.fixed(FORMAT), version=VERSION, source=hdf5.fixed(source),
+                      axes=hdf5.fixed(axes))
+    file.create_dataset("classes", data=hdf5.fixed_list(classes))
     if synsets:
-        file.create_dataset("synsets", data=list(synsets), dtype=h5py.string_dtype())
+        file.create_dataset("synsets", data=hdf5.fixed_list(synsets))
 
 
 def write_statistics(file, statistics):
@@ -141,8 +141,9 @@ def write_statistics(file, statistics):
     file.create_dataset("mean", data=statistics.mean())
     colour = statistics.colour()
     if colour is not None:
-        file.create_dataset("pca/std", data=colour.std)
-        file.create_dataset("pca/vectors", data=colour.vectors)
+        group = file.create_group("pca")
+        group.create_dataset("std", data=colour.std)
+        group.create_dataset("vectors", data=colour.vectors)
 
 
 def publish(path, out):
