@@ -57,14 +57,10 @@ class Checkpoint:
             if file.attrs["version"] != VERSION:
                 raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads "
                                  f"version {VERSION}")
-            self.settings, self.state = (json.loads(hdf5.text(file.attrs[key]))
-                                         for key in ("settings", "state"))
+            self.settings, self.state = (hdf5.json_object(file.attrs[key]) for key in ("settings", "state"))
             self.mean = file["mean"][()]
             self.classes = hdf5.texts(file["classes"])
             self.arrays = {kind: _read(file, kind) for kind in KINDS}
-        for name, found in ("settings", self.settings), ("state", self.state):
-            if not isinstance(found, dict):
-                raise CpnetError(f"{path}: its {name} are damaged: they are no object; is it whole?")
         if not isinstance(self.mean, np.ndarray) or self.mean.dtype.kind != "f" or not _finite(self.mean):
             raise CpnetError(f"{path}: its mean holds values that are not finite; is it whole?")
 
@@ -92,6 +88,13 @@ class Checkpoint:
     def table(self):
         """The Table of its net."""
         return nets.build(**self.net().table)
+
+    def filters(self):
+        """conv1's weights (F, C, R, S). Raises CpnetError if they are not those of its net."""
+        name = "conv1.weight"
+        found = {key: array for key, array in self.arrays["values"].items() if key == name}
+        check_arrays(self.path, found, {name: self.table().parameters()[name]})
+        return found[name]
 
     def restore(self, network, kinds=KINDS):
         """Give `network` the arrays. Raises CpnetError, naming a difference, if they are of another net."""

@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words):
         """The options among `words`, and the defaults of all others."""
+        for word in words:
+            option, given, value = word.partition("=")
+            # of which argparse would make an empty list
+            if option.startswith("--") and given and value == "--":
+                self.error(f"argument {option}: '--' is no value for it")
         options, unknown = self.parse_known_args(words)
         if unknown and not unknown[0].startswith("-"):
             self.error(f"{unknown[0]!r} is one word too many; --help shows what the command takes")

@@ -63,8 +63,8 @@ class RunFolder:
     def write_settings(self, chosen):
         """Write config.json: the settings, and "started": on which machine, with which versions, and when."""
         path, chosen = self.path / "config.json", dict(chosen)
-        before = read_object(path, read_text(path)).get("started", []) if path.exists() else []
-        started = [*before, machine(chosen.get("devices") or "cpu")]
+        before = read_object(path, read_text(path)).get("started") if path.exists() else []
+        started = [*(before if isinstance(before, list) else []), machine(chosen.get("devices") or "cpu")]
         write_atomically(path, json.dumps({**chosen, "started": started}, indent=2) + "\n")
 
     def write_history(self, history):
@@ -86,7 +86,10 @@ class RunFolder:
                    for number, line in enumerate(read_lines(log), 1)]
         for line in history:
             state.check_line(log, line)
-        return settings.read(path, found), found.get("started", []), history
+        started = found.get("started", [])
+        if not isinstance(started, list) or not all(isinstance(place, dict) for place in started):
+            raise CpnetError(f"{path}: started is {started!r}, not a list of objects")
+        return settings.read(path, found), started, history
 
     def write_probes(self, probes):
         """Write probes.jsonl: one object for each [step, error] in `probes`, if there are any."""
@@ -131,6 +134,19 @@ def read_text(path):
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CpnetError(f"{path}: cannot be read ({error})") from error
+
+
+def read_filters(path):
+    """conv1's weights (F, C, R, S) of one file in filters/. Raises CpnetError if it holds anything else."""
+    check_input(path, "file of filters", CpnetError)
+    try:
+        weights = np.load(path, allow_pickle=False)
+    except Exception as error:  # of a damaged head, which is read as Python text: SyntaxError, TokenError, …
+        raise CpnetError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(weights, np.ndarray) or weights.ndim != 4 or weights.dtype.kind != "f" \
+            or not weights.size or not np.isfinite(weights).all():
+        raise CpnetError(f"{path}: does not hold filters (F, C, R, S) of finite numbers")
+    return weights
 
 
 def read_lines(path):

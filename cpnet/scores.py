@@ -137,9 +137,9 @@ def load(path):
         if file.attrs["version"] != VERSION:
             raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version "
                              f"{VERSION}")
-        found = Saved(file["probabilities"][()], file["labels"][()], hdf5.text(file.attrs["split"]),
+        values, labels = (np.asarray(file[name][()]) for name in ("probabilities", "labels"))
+        found = Saved(values, labels, hdf5.text(file.attrs["split"]),
                       hdf5.texts(file["classes"]) if "classes" in file else None)
-    values, labels = found.probabilities, found.labels
     if not (values.ndim == 2 and values.dtype.kind == "f" and labels.shape == values.shape[:1]
             and labels.dtype.kind in "iu" and np.isfinite(values).all() and (values >= 0).all()
             and (found.classes is None or len(found.classes) == values.shape[1])):

@@ -19,7 +19,7 @@ def main(words):
     options = parser.parse(words)
     checkpoint = Checkpoint(options.checkpoint)
     columns = checkpoint.table().columns
-    weights = checkpoint.arrays["values"]["conv1.weight"]
+    weights = checkpoint.filters()
     filters.save_picture(weights, columns, options.out)
     print(f"{options.out}: {len(weights)} filters of {weights.shape[2]}×{weights.shape[3]}, "
           "each scaled by itself")

@@ -7,8 +7,8 @@ from tqdm import tqdm
 
 from cpnet import nets
 from cpnet.checkpoint import Checkpoint
-from cpnet.errors import CpnetError
 from cpnet.evaluate import check_data, predict_split
+from cpnet.run_folder import read_filters
 from cpnet.settings import Settings
 from cpnet.studies.features import hidden
 from cpnet.studies.neighbours import nearest
@@ -93,13 +93,9 @@ def last_hidden_of(network, dataset, split, indices, *, batch=128, progress=Fals
 def snapshots(folder, checkpoint=None):
     """{when: conv1's weights} of the run in `folder`: at a few epochs, evenly spaced, the first and the last
     among them; else the checkpoint's, if any. Raises CpnetError for a file that cannot be read."""
-    paths = sorted(Path(folder, "filters").glob("*.npy"))
+    paths = sorted(Path(folder, "filters").glob(f"{'[0-9]' * 3}*.npy"))
     some = np.unique(np.linspace(0, len(paths) - 1, min(SNAPSHOTS, len(paths))).round().astype(int))
     kept = {}
     for path in (paths[k] for k in some):
-        try:
-            kept[f"after epoch {int(path.stem)}"] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise CpnetError(f"{path}: cannot be read ({error})") from error
-    return kept or ({f"in {Path(checkpoint.path).name}": checkpoint.arrays["values"]["conv1.weight"]}
-                    if checkpoint else {})
+        kept[f"after epoch {int(path.stem)}"] = read_filters(path)
+    return kept or ({f"in {Path(checkpoint.path).name}": checkpoint.filters()} if checkpoint else {})

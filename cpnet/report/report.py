@@ -87,7 +87,7 @@ def _run(run, command, looked):
         where = [place.get("card"), place.get("cpu"), f"{place.get('cores')} cores", *versions,
                  place.get("blas")]
         rows.append(("went on" if number else "begun",
-                     f"{place.get('date')} on {', '.join(filter(None, where))}"))
+                     f"{place.get('date')} on {', '.join(str(word) for word in where if word)}"))
     rows.append(("devices", settings.devices or "cpu"))
     if run.checkpoint:
         rows.append(("looked at below", run.weights))

@@ -236,10 +236,11 @@ class Codes:
                 raise CpnetError(f"{path}: is not a codes file of this program; make one with python run.py "
                                  "codes")
             self.bits, self.kind = int(file.attrs["bits"]), hdf5.text(file.attrs["kind"])
-            self.fingerprint = json.loads(hdf5.text(file.attrs.get("fingerprint", "{}")))
-            self.splits = {name: (file[f"{name}/codes"][()], file[f"{name}/labels"][()]) for name in file}
+            self.fingerprint = hdf5.json_object(file.attrs.get("fingerprint", "{}"))
+            self.splits = {name: tuple(np.asarray(file[f"{name}/{kind}"][()]) for kind in ("codes", "labels"))
+                           for name in file}
         for name, (codes, labels) in self.splits.items():
-            if codes.dtype != np.uint8 or codes.shape != (len(labels), -(-self.bits // 8)) \
+            if codes.dtype != np.uint8 or codes.shape != (labels.size, -(-self.bits // 8)) \
                     or labels.ndim != 1 or labels.dtype.kind not in "iu":
                 raise CpnetError(f"{path}: {name!r} does not hold codes of {self.bits} bits with their "
                                  "labels; make it again")

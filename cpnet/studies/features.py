@@ -198,7 +198,7 @@ class Features:
             if hdf5.text(file.attrs.get("format", "")) != FORMAT or file.attrs.get("version") != VERSION:
                 raise CpnetError(f"{path}: is not a features file of this program; make one with python "
                                  "run.py features")
-            self.fingerprint = json.loads(hdf5.text(file.attrs.get("fingerprint", "{}")))
+            self.fingerprint = hdf5.json_object(file.attrs.get("fingerprint", "{}"))
             token = hdf5.text(file.attrs.get("token", ""))  # which the first files lack
             self.identity = token or f"{os.path.abspath(path)}, {os.stat(path).st_mtime_ns}"
             self.splits = {name: self._read_split(file, name) for name in file}

@@ -7,6 +7,7 @@ from PIL import Image
 
 from cpnet.errors import CpnetError
 from cpnet.files import write_atomically
+from cpnet.run_folder import read_filters
 
 ACROSS = 16  # filters in a row, as in the paper
 SIDE = 44  # pixels a filter is drawn with, about
@@ -61,7 +62,11 @@ def snapshots(run):
     paths = sorted(Path(run, "filters").glob("*.npy"))
     if not paths:
         raise CpnetError(f"{run}: keeps no filters by epoch; is it the folder of a run?")
-    return [np.load(path, allow_pickle=False) for path in paths]
+    found = [read_filters(path) for path in paths]
+    for path, weights in zip(paths, found, strict=True):
+        if weights.shape != found[0].shape:
+            raise CpnetError(f"{path}: holds filters {weights.shape}, {paths[0]} {found[0].shape}")
+    return found
 
 
 def save_film(run, columns, path, *, seconds=8):

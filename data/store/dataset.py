@@ -148,7 +148,8 @@ class Dataset:
         if not self.classes:
             raise self._bad("/classes is empty: a data set needs at least one class")
         self.mean = self._array(file, "mean")
-        if self.mean.ndim != 3 or self.mean.dtype != np.float32 or not np.isfinite(self.mean).all():
+        if self.mean.ndim != 3 or not self.mean.size or self.mean.dtype != np.float32 \
+                or not np.isfinite(self.mean).all():
             raise self._bad(f"/mean must be finite float32 (C, H, W), not {self.mean.dtype} "
                             f"{self.mean.shape}")
         self.channels, self.height, self.width = self.mean.shape
@@ -162,7 +163,7 @@ class Dataset:
         if "train" not in file:
             raise self._bad("has no split /train")
 
-    def _array(self, file, name, read=lambda dataset: dataset[()]):
+    def _array(self, file, name, read=lambda dataset: np.asarray(dataset[()])):
         if not isinstance(file.get(name), h5py.Dataset):
             raise self._bad(f"has no /{name}: it is not complete; prepare it again")
         try:

@@ -4,6 +4,7 @@ Files are written in the format of HDF5 1.8, whose structure has checksums, and 
 3,000 small files with flipped bits none kept the library busy for ever; of files in the oldest format, with
 texts of variable length, one did. Those can still be read.
 """
+import json
 import os
 import stat
 from contextlib import contextmanager
@@ -44,6 +45,14 @@ def texts(dataset):
     if not isinstance(found, np.ndarray) or found.ndim != 1:
         raise ValueError("a list of texts was expected")
     return [text(value) for value in found.tolist()]
+
+
+def json_object(value):
+    """The dict that the text of an attribute describes. Raises ValueError for anything else."""
+    found = json.loads(text(value))
+    if not isinstance(found, dict):
+        raise ValueError("an object was expected")
+    return found
 
 
 def check_input(path, what, error):
