@@ -16,8 +16,8 @@ def check_output(path):
     Raises CpnetError unless that is a new name or a regular file, in a folder that exists: a device or a pipe
     is not ours to replace.
     """
-    place = os.path.realpath(path)
     try:
+        place = os.path.realpath(path)
         if not os.path.isdir(os.path.dirname(place)):
             raise CpnetError(f"{path}: could not be written: there is no folder {os.path.dirname(place)}")
         if os.path.lexists(place):

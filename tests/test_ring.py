@@ -27,14 +27,12 @@ def test_close_wakes_a_waiting_consumer():
 
 def test_interrupting_a_waiting_consumer():
     gate = threading.Event()
-    ring = Ring(lambda number, slot: gate.wait(20), 0, 3, 2, 2)
-    start = time.monotonic()
+    ring = Ring(lambda number, slot: gate.wait(600), 0, 3, 2, 2)
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # as Ctrl-C does
     with pytest.raises(KeyboardInterrupt):
         ring.next()
     gate.set()
     within(10, ring.close)
-    assert time.monotonic() - start < 10
 
 
 def test_ring_never_begins_a_piece_whose_slot_is_in_use():

@@ -46,7 +46,8 @@ class Trained:
 def from_checkpoint(path):
     """The Trained net of a checkpoint. Raises CpnetError if it cannot be read."""
     saved = checkpoint.Checkpoint(path)
-    saved.net()  # refuses settings that make no net
+    table = saved.table()  # refuses settings that make no net
+    checkpoint.check_arrays(path, saved.arrays["values"], table.parameters())
     if saved.arrays["state"]:
         raise CpnetError(f"{path}: has layers with state ({', '.join(saved.arrays['state'])}), which the "
                          "formats of export have no place for; cpnet/formats/export.py is where to make one")
