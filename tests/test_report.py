@@ -294,7 +294,7 @@ def test_snapshots_are_evenly_spaced(tmp_path):
     folder.create({})
     assert snapshots(folder.path) == {}
     for epoch in range(1, 12):
-        folder.write_filters(epoch, np.full((2, 1, 3, 3), epoch))
+        folder.write_filters(epoch, np.full((2, 1, 3, 3), epoch, np.float32))
         kept = snapshots(folder.path)
         assert len(kept) == min(epoch, 4) and next(iter(kept)) == "after epoch 1" and list(kept)[-1] == f"after epoch {epoch}"
     assert [int(weights[0, 0, 0, 0]) for weights in kept.values()] == [1, 4, 8, 11]

@@ -107,7 +107,7 @@ def train(options, folder, settings, state, dataset, network):
         within = f", after {state.batch} of its batches" if state.batch else ""
         begun = f"going on in epoch {state.epoch + 1}{within}: "
     print(f"{folder.path}: {begun}training {settings.table['name']} on {nearby(dataset.path)} "
-          f"to epoch {settings.epochs}")
+          f"to epoch {settings.epochs}, on {settings.devices or 'cpu'}")
     with Stopping() as stopping:
         trainer = Trainer(network, dataset, folder, settings, state=state, stop=lambda: stopping.signal)
         try:
