@@ -28,8 +28,9 @@ class State:
         return min((line["val_top1"] for line in self.history), default=math.inf)
 
 
-def read(place, found, schedule):
-    """The State in the dict `found`, which the file `place` holds; `schedule` must be able to go on with it.
+def read(place, found, schedule=None):
+    """The State in the dict `found`, which the file `place` holds; `schedule`, if given, must be able to go on
+    with it.
 
     Raises CpnetError, naming the file and the key, for a name that is unknown and a value that cannot be.
     """
@@ -52,7 +53,7 @@ def read(place, found, schedule):
         raise CpnetError(f"{place}: its state counts {state.epoch} epochs, and its history "
                          f"{len(state.history)}")
     try:
-        if state.schedule is not None:
+        if schedule and state.schedule is not None:
             schedule.restore(state.schedule)
     except (KeyError, TypeError, ValueError) as error:
         raise CpnetError(f"{place}: its state has a schedule that cannot be read ({error!r})") from None

@@ -1,6 +1,7 @@
 """Write the last hidden layer's activations for all images of a data set."""
 from pathlib import Path
 
+from cpnet import state
 from cpnet.commands.common import load, open_data
 from cpnet.evaluate import see_as_trained
 from cpnet.kinds import filename, names, positive
@@ -26,7 +27,7 @@ def main(words):
     add_devices(parser)
     options = parser.parse(words)
     checkpoint, network = load(options.checkpoint, options)
-    made_from = f"{Path(options.checkpoint).resolve()}, step {checkpoint.state['step']}"
+    made_from = f"{Path(options.checkpoint).resolve()}, step {state.read(checkpoint.path, checkpoint.state).step}"
     with open_data(options.data) as dataset:
         see_as_trained(checkpoint, dataset)
         splits = options.splits or list(dataset.splits)

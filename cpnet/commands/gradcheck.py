@@ -18,5 +18,5 @@ def main(words):
     print(gradcheck.report(rows))
     wrong = sum(not error <= gradcheck.TOLERANCE for _, error in rows)
     said = f"{wrong} of them wrong" if wrong else "all right"
-    print(f"{len(rows)} gradients, {said}: at most {gradcheck.TOLERANCE:g} of its size from finite differences")
+    print(f"{len(rows)} gradients, {said}: within {gradcheck.TOLERANCE:g} of finite differences, relatively")
     return int(wrong > 0)

@@ -10,6 +10,7 @@ from cpnet.checkpoint import Checkpoint
 from cpnet.evaluate import check_data, predict_split
 from cpnet.run_folder import read_filters
 from cpnet.settings import Settings
+from cpnet.state import read as read_state
 from cpnet.studies.features import hidden
 from cpnet.studies.neighbours import nearest
 from data.loading.augment import central_crops
@@ -38,7 +39,8 @@ class Run:
     @property
     def weights(self):
         """Which weights are looked at."""
-        epoch, batch = self.checkpoint.state["epoch"], self.checkpoint.state["batch"]
+        state = read_state(self.checkpoint.path, self.checkpoint.state)
+        epoch, batch = state.epoch, state.batch
         when = f"after epoch {epoch}" if epoch else "untrained"
         if batch:
             when = f"in epoch {epoch + 1}, after {batch} of its batches"
