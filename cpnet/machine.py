@@ -3,6 +3,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import time
@@ -79,6 +80,17 @@ def _quota(folder):
         return [-(-int(quota) // int(period))] if int(quota) > 0 else []
     except (OSError, ValueError):
         return []  # no such file, or "max"
+
+
+def free_memory():
+    """Bytes of memory that this process may still take, as far as that can be known (Linux); else 0."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    found = []
+    for place, key, taken in ("/proc/meminfo", "MemAvailable", 0), ("/proc/self/status", "VmSize", limit):
+        for line in Path(place).read_text().splitlines() if os.path.exists(place) else []:
+            if line.startswith(f"{key}:") and taken != resource.RLIM_INFINITY:
+                found.append(abs(taken - 1024 * int(line.split()[1])))
+    return min(found, default=0)
 
 
 def blas():

@@ -29,8 +29,7 @@ class State:
 
 
 def read(place, found, schedule=None):
-    """The State in the dict `found`, which the file `place` holds; `schedule`, if given, must be able to go on
-    with it.
+    """The State in the dict `found`, which the file `place` holds. `schedule` must be able to go on with it.
 
     Raises CpnetError, naming the file and the key, for a name that is unknown and a value that cannot be.
     """

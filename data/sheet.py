@@ -1,18 +1,21 @@
 """A contact sheet: a few images of each of some classes, beside the classes' names.
 Wrong labels show at a glance."""
 
+import os
 import warnings
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
+
+os.environ["MPLBACKEND"] = "agg"  # an inherited one may not be installed here
+from matplotlib.figure import Figure  # noqa: E402
 
 TILE, GAP = 72, 4  # pixels
 SHOWN = {"train": 8, "val": 4, "test": 4}  # images a row
 
 
-def contact_sheet(dataset, path, rows=24):
-    """Write a PNG: up to `rows` classes of an open Dataset, evenly spaced, a row each;
+def contact_sheet(dataset, file, rows=24):
+    """Write a PNG to an open file: up to `rows` classes of an open Dataset, evenly spaced, a row each;
     images evenly spaced in each class."""
     classes = np.unique(np.linspace(0, len(dataset.classes) - 1, rows).astype(int))
     parts = [np.stack([_row(dataset, name, label) for label in classes]) for name in dataset.splits]
@@ -34,7 +37,7 @@ def contact_sheet(dataset, path, rows=24):
     with warnings.catch_warnings():
         # of a script that the font lacks; the number is there
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(path, bbox_inches="tight", format="png")
+        figure.savefig(file, bbox_inches="tight", format="png")
 
 
 def _short(name, longest=32):

@@ -172,7 +172,7 @@ def test_memory_that_runs_out_is_one_line(monkeypatch):
     with pytest.raises(CpnetError, match="^out of GPU memory: asked for 4,096 MiB, 1,024 MiB are free; "
                                          "a batch of 64 instead of 256 may fit$"):
         empty((4096, 1024, 256), np.float32, like)
-    with pytest.raises(CpnetError, match="this net needs a larger GPU$"):
+    with pytest.raises(CpnetError, match="this net needs more of it$"):
         empty((1 << 20, 1024, 1), np.float32, like)
 
 

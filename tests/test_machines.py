@@ -160,6 +160,7 @@ def test_too_little_memory(tmp_path):
                    tmp_path / "runs", limit=(resource.RLIMIT_AS, (2 << 30, 2 << 30)), stdin=subprocess.DEVNULL)
     error = done.stderr.split("\r")[-1].strip()
     assert done.returncode == 1 and error.count("error: ") == 1 and "out of memory" in error and "Traceback" not in done.stderr
+    assert "; a batch of " in error and " instead of 9000 may fit" in error
 
 
 def test_a_limit_on_the_size_of_files(tmp_path):
@@ -167,6 +168,8 @@ def test_a_limit_on_the_size_of_files(tmp_path):
     small_set(tmp_path / "s.h5", train=64, val=40)
     program("train", *"--data s.h5 --net mini --epochs 0 --batch 8 --devices cpu --name a".split(), cwd=tmp_path)
     limit = resource.RLIMIT_FSIZE, (200_000, 200_000)
+    done = program("synthetic", "n.h5", "--images", 20, cwd=tmp_path, limit=limit)
+    assert done.returncode == 1 and "n.h5: 'train' needs 3.9 MB, and a file may have 0.2 MB here (ulimit -f)" in done.stderr
     done = program("features", "runs/a/checkpoint-last.h5", "s.h5", "f.h5", cwd=tmp_path, limit=limit)
     assert done.returncode == 1 and "f.h5: could not be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "f.h5").exists()

@@ -1,8 +1,9 @@
 """Examine a data set, and draw some of its images."""
+import io
 import sys
 from pathlib import Path
 
-from cpnet.errors import CpnetError
+from cpnet.files import check_output, write_atomically
 from cpnet.kinds import filename, positive
 from cpnet.machine import cores
 from cpnet.options import Parser, add_threads
@@ -27,18 +28,17 @@ def main(words):
     with Dataset(options.data) as dataset:
         print(f"{dataset.path}: {dataset.channels}×{dataset.height}×{dataset.width}, "
               f"{len(dataset.classes):,} classes; {dataset.source}")
+        sheet = Path(options.sheet or Path(options.data).with_suffix("").name + "-sheet.png")
+        check_output(sheet)  # before the work, not after it
         findings = check(dataset, sample=options.sample, workers=options.threads or cores())
         print(*findings.facts, sep="\n")
         for kind, lines in (("warning", findings.warnings), ("error", findings.errors)):
             for line in lines:
                 print(f"{kind}: {line}", file=sys.stderr)
-        sheet = Path(options.sheet or Path(options.data).with_suffix("").name + "-sheet.png")
         if not findings.errors:
-            try:
-                contact_sheet(dataset, sheet)
-            except OSError as error:
-                raise CpnetError(f"{sheet}: cannot be written: {error.strerror}; choose another with "
-                                 f"--sheet") from error
+            content = io.BytesIO()
+            contact_sheet(dataset, content)
+            write_atomically(sheet, content.getbuffer())
             print(f"contact sheet: {sheet}")
     print(f"{options.data}: {len(findings.errors)} errors, {len(findings.warnings)} warnings")
     return 1 if findings.errors else 0

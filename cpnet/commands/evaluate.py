@@ -10,6 +10,7 @@ from cpnet.commands.common import add_by_name, load, open_data
 from cpnet.errors import CpnetError
 from cpnet.evaluate import predict_split, see_as_trained
 from cpnet.figures import draw_confusion, draw_predictions
+from cpnet.files import check_output
 from cpnet.kinds import filename, positive
 from cpnet.options import Parser, add_devices
 from data.store.identity import class_difference
@@ -49,6 +50,9 @@ def main(words):
                              "of a checkpoint. Of several nets, it writes their average.")
     add_devices(parser)
     options = parser.parse(words)
+    for out in options.confusion, options.picture, options.save_probabilities:
+        if out:
+            check_output(out)  # before the work, not after it
     views = "centre crop" if options.crops == 1 else "ten crops"
     saved = {path: scores.load(path) for path in options.checkpoints}
     trained_on = next((Checkpoint(path).net().data for path in saved if saved[path] is None), None)

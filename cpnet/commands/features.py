@@ -27,7 +27,8 @@ def main(words):
     add_devices(parser)
     options = parser.parse(words)
     checkpoint, network = load(options.checkpoint, options)
-    made_from = f"{Path(options.checkpoint).resolve()}, step {state.read(checkpoint.path, checkpoint.state).step}"
+    step = state.read(checkpoint.path, checkpoint.state).step
+    made_from = f"{Path(options.checkpoint).resolve()}, step {step}"
     with open_data(options.data) as dataset:
         see_as_trained(checkpoint, dataset)
         splits = options.splits or list(dataset.splits)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from cpnet.checkpoint import Checkpoint
 from cpnet.commands.common import add_by_name, load, nearby
-from cpnet.errors import CpnetError
 from cpnet.evaluate import see_as_trained
-from cpnet.files import write_atomically
+from cpnet.files import check_output, write_atomically
 from cpnet.kinds import filename, positive
 from cpnet.options import Parser, add_devices, as_words
 from cpnet.report.facts import Run, look, snapshots
@@ -42,8 +41,7 @@ def main(words):
     folder = RunFolder(options.run)
     settings, started, history = folder.read()
     out = Path(options.out or folder.path / "report.html")
-    if out.is_dir() or not os.access(out.parent, os.W_OK):  # noticed before the work, not after it
-        raise CpnetError(f"{out}: cannot be written: name a file in a folder that exists")
+    check_output(out)  # before the work, not after it
     path = folder.best if folder.best.exists() else folder.last
     checkpoint = Checkpoint(path) if path.exists() else None
     data, missing = options.data or settings.data, ""

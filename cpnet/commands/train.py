@@ -11,7 +11,9 @@ from cpnet.errors import CpnetError, Stopped
 from cpnet.evaluate import check_data
 from cpnet.files import owned
 from cpnet.gpu.graph import check
+from cpnet.gpu.memory import no_room
 from cpnet.kinds import filename, run_name
+from cpnet.machine import free_memory
 from cpnet.options import OPTIONS, Parser, add_settings, add_threads, net_settings, resumed
 from cpnet.run_folder import RunFolder, claim, find, folder_of
 from cpnet.schedule import schedule
@@ -117,6 +119,8 @@ def train(options, folder, settings, state, dataset, network):
             print(f"stopped by {stopping.signal.name} after step {trainer.state.step}; everything is saved: "
                   f"go on with python run.py --resume {folder.path.name}{elsewhere}")
             return 128 + stopping.signal
+        except MemoryError as error:  # NumPy's, which knows the size
+            raise no_room("memory", getattr(error, "_total_size", 0), free_memory(), settings.batch) from None
     if trainer.reached():
         print(f"reached a training error of {settings.until:.2%} after {trainer.state.step:,} updates; "
               f"see {folder.path}")

@@ -40,15 +40,15 @@ def empty_on(platform, device, shape, dtype, images):
         return platform.empty(shape, dtype)
     except MemoryError:
         asked = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-        raise no_room(asked, platform.free(), images) from None
+        raise no_room("GPU memory", asked, platform.free(), images) from None
 
 
-def no_room(asked, free, images):
+def no_room(what, asked, free, images):
     """The error for memory that ran out: `asked` for and `free`, in bytes, by a batch of so many images."""
     fits = min(images // 2, images * free // max(asked, 1))
     fits = 1 << fits.bit_length() - 1 if fits else 0
-    advice = f"; a batch of {fits} instead of {images} may fit" if fits else "; this net needs a larger GPU"
-    return CpnetError(f"out of GPU memory: asked for {asked / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are "
+    advice = f"; a batch of {fits} instead of {images} may fit" if fits else "; this net needs more of it"
+    return CpnetError(f"out of {what}: asked for {asked / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are "
                       f"free{advice}")
 
 

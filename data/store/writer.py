@@ -1,6 +1,7 @@
 """One HDF5 file is one data set: writing it. The file appears under its name only when it is complete."""
 
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -56,6 +57,10 @@ class Writer:
         if not self.compress and size > free:
             raise DataError(f"{self.out}: '{name}' needs {size / 1e9:.1f} GB, {self.folder} has "
                             f"{free / 1e9:.1f} GB free")
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and size > limit:  # which the HDF5 library does not survive
+            raise DataError(f"{self.out}: '{name}' needs {size / 1e6:,.1f} MB, and a file may have "
+                            f"{limit / 1e6:,.1f} MB here (ulimit -f)")
         group = self.file.create_group(name)
         group.create_dataset("labels", data=labels)
         images = {}
