@@ -39,7 +39,8 @@ def check(dataset, *, sample=SAMPLE, workers=None):
     to recompute mean and colours.
     """
     findings, hashes, moments = Findings(), [], None
-    _classes(dataset, findings)
+    findings.facts += class_table(dataset)
+    _class_names(dataset, findings)
     workers = workers or os.cpu_count()
     with ThreadPoolExecutor(workers) as pool:
         for name, split in dataset.splits.items():
@@ -54,22 +55,30 @@ def check(dataset, *, sample=SAMPLE, workers=None):
     return findings
 
 
-def _classes(dataset, findings):
-    """How many images the classes have, as a table; of more than 40 classes the smallest and the largest."""
-    names = dataset.classes
-    counts = np.stack([np.bincount(split.labels, minlength=len(names)) for split in dataset.splits.values()],
-                      axis=1)
+def class_table(dataset):
+    """How many images the classes have, as lines; of more than 40 classes the smallest and the largest."""
+    names, counts = dataset.classes, _counts(dataset)
     order = np.argsort(counts[:, 0], kind="stable")
     if len(names) <= 40:
         order, heading = np.arange(len(names)), "images of each class"
     else:
         order = np.concatenate([order[:SHOWN], order[-SHOWN:]])
         heading = f"images of the {SHOWN} smallest and the {SHOWN} largest of {len(names):,} training classes"
-    findings.facts += [heading + ":", "  " + "".join(f"{name:>12}" for name in dataset.splits)]
-    findings.facts += ["  " + "".join(f"{count:12,}" for count in counts[k]) + f"  {k} {names[k][:60]}"
-                       for k in order]
-    findings.facts.append("  " + "".join(f"{count:12,}" for count in counts.sum(axis=0)) + "  all")
-    empty = [names[k] for k in np.flatnonzero(counts[:, 0] == 0)]
+    rows = [(counts[k], f"{k} {names[k][:60]}") for k in order] + [(counts.sum(axis=0), "all")]
+    return [f"{heading}:", "  " + "".join(f"{name:>12}" for name in dataset.splits),
+            *("  " + "".join(f"{count:12,}" for count in row) + f"  {name}" for row, name in rows)]
+
+
+def _counts(dataset):
+    """Images of each class in each split, int (K, splits)."""
+    return np.stack([np.bincount(split.labels, minlength=len(dataset.classes))
+                     for split in dataset.splits.values()], axis=1)
+
+
+def _class_names(dataset, findings):
+    """Classes without training images, and names that several classes have."""
+    names = dataset.classes
+    empty = [names[k] for k in np.flatnonzero(_counts(dataset)[:, 0] == 0)]
     if empty:
         findings.warnings.append(f"{len(empty)} classes have no training images: {_some(empty)}")
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []

@@ -15,22 +15,24 @@ from tqdm import tqdm
 
 from data.errors import DataError
 from data.sources.cifar import find_cifar, read_cifar
-from data.sources.encoded import SourceError
-from data.sources.idx import choose_names, find_idx, read_pair
+from data.sources.encoded import SourceError, as_text
+from data.sources.folders import OTHER, by_reason, leave_out, list_beside
+from data.sources.idx import choose_names, find_idx, first_label, read_pair
 from data.sources.image import load_image
 from data.sources.recognise import list_source
 from data.sources.split import stratified_split
 from data.store.moments import Statistics
 from data.store.part import STORES, Part
+from data.store.skipped import list_skipped, skipped_path
 from data.store.writer import Writer
 
 PIECE = 16  # images that a worker prepares at a time: 3 MB of pixels
 QUALITY = 95  # of the JPEGs of a jpeg store
 JPEG_SHARE = 0.25  # of the raw pixels' bytes, at most, that a photograph's JPEG is reckoned to take
 
-Prepared = namedtuple("Prepared", "out images skipped")
-Prepared.__doc__ = """out: path; images: how many there are in the file; skipped:
-how many could not be converted."""
+Prepared = namedtuple("Prepared", "out images skipped left_out")
+Prepared.__doc__ = """out: path; images: how many there are in the file; skipped: how many could not be
+converted; left_out: {reason: count} of all that was found and is not in the file, these among them."""
 
 
 def prepare(source, out, *, size=256, store="raw", val_fraction=0.1, val=5000, seed=0, workers=None,
@@ -56,23 +58,29 @@ def prepare(source, out, *, size=256, store="raw", val_fraction=0.1, val=5000, s
 
 
 def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
-    """MNIST, Fashion-MNIST (IDX files, gzipped or not) or CIFAR-10 (binary) → `out`, at their own size.
-    Returns Prepared.
+    """MNIST, Fashion-MNIST, EMNIST (IDX files, gzipped or not) or CIFAR-10 (binary) → `out`, at their own
+    size. Returns Prepared. Labels that count from 1 are stored from 0 (first_label).
 
     `val` images are split off the training files, stratified and seeded; the test files stay the split
     "test". class_names: list of str; by default CIFAR-10's own,
-    the clothes if the folder's name contains "fashion", or the digits.
+    the clothes if the folder's name contains "fashion", or the numbers that the labels are.
     """
     cifar = find_cifar(source)
+    root = source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source))
     if cifar:
-        found, names = read_cifar(cifar)
+        found, names, others = read_cifar(cifar)
         names = class_names or names
+        left_out = [] if cifar == source else list_beside(source, [cifar])
+        for name in others:
+            leave_out(root, os.path.join(os.path.relpath(cifar, root), name), OTHER, left_out)
     else:
-        found = {name: read_pair(*paths) for name, paths in find_idx(source).items()}
+        files = find_idx(source)
+        found = {name: read_pair(*paths) for name, paths in files.items()}
         if "train" not in found:
             raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its "
                             "train-labels-idx1-ubyte[.gz]")
-        names = class_names
+        names, left_out = class_names, list_beside(source, [path for pair in files.values() for path in pair])
+    left_out = _without_own(left_out, root, out)
     images, labels = found["train"]
     rest, chosen = stratified_split(labels, val, seed)
     parts = {"train": (images[rest], labels[rest]), "val": (images[chosen], labels[chosen])}
@@ -81,16 +89,21 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
         if parts["test"][0].shape[1:] != images.shape[1:]:
             raise DataError(f"{source}: the test images are {parts['test'][0].shape[1:]} (C, H, W), "
                             f"the training images {images.shape[1:]}")
-    names = choose_names(source, np.concatenate([part[1] for part in parts.values()]), names)
+    every = np.concatenate([part[1] for part in parts.values()])
+    names, first = choose_names(source, every, names), first_label(every, names)
     what = "CIFAR-10" if cifar else "IDX files"
-    folder = os.path.basename(os.path.abspath(source))
+    folder = as_text(os.path.basename(os.path.abspath(source)))
     how = f"{what} in {folder}; {val} of the training images for validation, seed {seed}"
     with Writer(out, names, images.shape[1:], source=how) as writer:
         for name, (pixels, numbers) in parts.items():
-            writer.add_split(name, numbers)
+            writer.add_split(name, numbers - first)
             writer.write(name, 0, pixels)
         writer.set_statistics(Statistics(parts["train"][0]))
-    return Prepared(out, sum(len(part[1]) for part in parts.values()), 0)
+    try:
+        list_skipped(out, f"{writer.temporary}.skipped", {}, left_out)
+    except OSError as error:
+        raise DataError(f"{skipped_path(out)}: cannot be written: {error.strerror}") from error
+    return Prepared(out, len(every), 0, by_reason(reason for _, reason in left_out))
 
 
 def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed=0, workers=None):
@@ -100,8 +113,8 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
     store: "raw" pixels, or "jpeg", those of quality 95; mean and colours are of the pixels before that.
     workers: threads, one per core by default (Pillow decodes and scales outside the interpreter's lock);
     the file does not depend on them. Killed at any moment, the same call goes on where it was
-    (data/store/part.py). Images that cannot be converted are left out and listed in OUT.skipped.jsonl,
-    an object a line: split, index in its listing, image, reason.
+    (data/store/part.py). Images that cannot be converted, and whatever else was found and is not in the file,
+    are listed in OUT.skipped.jsonl (list_skipped).
     """
     if size < 1:
         raise DataError(f"{source}: images of size {size} cannot be made; size must be at least 1")
@@ -111,6 +124,7 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
         listing = list_source(source, val_fraction, seed)
     except OSError as error:
         raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
+    left_out = _without_own(listing.left_out, source, out)
     workers = workers or os.cpu_count()
     how = f"{listing.how}; shorter side to {size}, central square"
     if store == "jpeg":
@@ -131,8 +145,16 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
                 raise DataError(f"{source}: none of the {len(images)} images of '{name}' can be converted, "
                                 f"first {first[1]}: {first[2]}")
         part.finish(listing.classes, {name: labels for name, (_, labels) in listing.parts.items()}, how,
-                    listing.synsets)
-        return Prepared(out, sum(part.stored(name) for name in listing.parts), len(part.skipped()))
+                    left_out, listing.synsets)
+        reasons = [reason for _, _, reason in part.skipped()] + [reason for _, reason in left_out]
+        return Prepared(out, sum(part.stored(name) for name in listing.parts), len(part.skipped()),
+                        by_reason(reasons))
+
+
+def _without_own(left_out, source, out):
+    """Of what is left out, [(path, reason)], all but the files that `prepare` itself makes for `out`."""
+    own = tuple(as_text(os.path.relpath(path, source)) for path in (out, skipped_path(out), f"{out}.part/"))
+    return [entry for entry in left_out if entry[0] not in own[:2] and not entry[0].startswith(f"{own[2]}/")]
 
 
 def _identity(listing):

@@ -139,13 +139,6 @@ def test_validation_is_split_off_the_only_folder(tmp_path, rng):
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def test_left_out_files_are_counted(tmp_path, rng, capsys):
-    source = folders(tmp_path / "s", rng, {"a": 2, "b": 2})
-    (tmp_path / "s" / "b" / "notes.txt").write_text("not an image")
-    prepare(source, str(tmp_path / "out.h5"), size=8)
-    assert "left out 1 files not named like images, first" in capsys.readouterr().err
-
-
 def test_sums_are_exact(rng):
     for shape in ((600, 3, 4, 5), (2, 3, 2, 700), (3, 1, 6, 6)):
         images = rng.integers(0, 256, shape, dtype=np.uint8)

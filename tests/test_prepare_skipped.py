@@ -21,7 +21,7 @@ from tests.test_prepare import folders
 def test_images_that_cannot_be_converted_are_listed(tmp_path, rng, monkeypatch):
     source = folders(tmp_path / "s", rng, {"a": 40, "b": 40})
     whole = prepare(source, str(tmp_path / "out.h5"), size=8, val_fraction=0.25)
-    assert whole[1:] == (80, 0) and sorted(os.listdir(tmp_path)) == ["out.h5", "s"]
+    assert whole[1:3] == (80, 0) and sorted(os.listdir(tmp_path)) == ["out.h5", "s"]
     with Dataset(whole.out) as data:
         before = {name: (data.read(name, range(len(split))), split.labels) for name, split in data.splits.items()}
     bad = ["a/000.png", "a/016.png", "b/017.png", "b/039.png"]
@@ -29,7 +29,7 @@ def test_images_that_cannot_be_converted_are_listed(tmp_path, rng, monkeypatch):
         (tmp_path / "s" / name).write_bytes(b"\x89PNG but not really")
     for workers in (1, 3):
         done = prepare(source, str(tmp_path / "out.h5"), size=8, val_fraction=0.25, workers=workers)
-        assert done[1:] == (76, 4) and sorted(os.listdir(tmp_path)) == ["out.h5", "out.skipped.jsonl", "s"]
+        assert done[1:3] == (76, 4) and sorted(os.listdir(tmp_path)) == ["out.h5", "out.skipped.jsonl", "s"]
         lines = [json.loads(line) for line in (tmp_path / "out.skipped.jsonl").read_text().splitlines()]
         assert sorted(line["image"] for line in lines) == bad
         assert all(line["reason"].startswith("is not an image") for line in lines)
@@ -68,7 +68,7 @@ def test_a_source_that_cannot_be_read_is_not_skipped(tmp_path, rng, monkeypatch)
         prepare(source, str(tmp_path / "out.h5"), size=8)
     assert not (tmp_path / "out.h5").exists()
     broken[0] = False
-    assert prepare(source, str(tmp_path / "out.h5"), size=8)[1:] == (40, 0)
+    assert prepare(source, str(tmp_path / "out.h5"), size=8)[1:3] == (40, 0)
 
 
 def test_jpeg_store(tmp_path, rng):
@@ -77,7 +77,7 @@ def test_jpeg_store(tmp_path, rng):
     options = dict(size=32, val_fraction=0.2)
     raw = prepare(source, str(tmp_path / "raw.h5"), **options)
     done = prepare(source, str(tmp_path / "jpeg.h5"), store="jpeg", **options)
-    assert done[1:] == raw[1:] == (20, 1)
+    assert done[1:3] == raw[1:3] == (20, 1)
     with Dataset(done.out) as jpegs, Dataset(raw.out) as pixels:
         for split in "train", "val":
             every = range(len(pixels.splits[split]))
@@ -102,9 +102,11 @@ def test_the_exit_code(tmp_path, rng):
     (tmp_path / "s" / "a" / "003.png").write_bytes(b"")
     for most, code in (("0.1%", 1), ("5%", 0), ("0.049", 1), ("0.05", 0)):
         done = run("prepare", source, tmp_path / "out.h5", "--size", "8", "--max-skipped", most, check=code)
-        last = (done.stderr if code else done.stdout).splitlines()[-1]
-        assert last == f"1 images (5.00%) could not be converted, for the reasons in {tmp_path / 'out.skipped.jsonl'}"
-        assert f"{tmp_path / 'out.h5'}: ready, 19 images" in done.stdout
+        listed, out = tmp_path / "out.skipped.jsonl", tmp_path / "out.h5"
+        error = f"error: 1 images (5.00%) could not be converted, for the reasons in {listed}; mend them or allow for them with --max-skipped"
+        assert (done.stderr.splitlines()[-1] == error) == bool(code)
+        assert done.stdout.splitlines()[-1] == (
+            f"{out}: ready, 19 images of 2 classes; 1 files left out, which {listed} lists; train with python run.py --data {out}")
     assert "'2' is not a share" in run("prepare", source, "out.h5", "--max-skipped", "2", check=2).stderr
 
 

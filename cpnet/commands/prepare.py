@@ -1,12 +1,12 @@
 """Make a data set from images of many kinds."""
-import os
-import sys
-
 from cpnet.errors import fail
 from cpnet.kinds import above_zero, positive, share, whole
 from cpnet.options import Parser, add_threads
+from data.check import class_table
 from data.prepare import prepare
+from data.store.dataset import Dataset
 from data.store.part import STORES
+from data.store.skipped import skipped_path
 
 
 def main(words):
@@ -45,10 +45,16 @@ def main(words):
                        class_names=options.class_names.split(",") if options.class_names else None)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
-    print(f"{done.out}: ready, {done.images:,} images; train with python run.py --data {done.out}")
-    if done.skipped:
-        part = done.skipped / (done.images + done.skipped)
-        too_many = part > options.max_skipped
-        print(f"{done.skipped:,} images ({part:.2%}) could not be converted, for the reasons in "
-              f"{os.path.splitext(done.out)[0]}.skipped.jsonl", file=sys.stderr if too_many else sys.stdout)
-        return int(too_many)
+    with Dataset(done.out) as dataset:
+        print(*class_table(dataset), sep="\n")
+        classes = len(dataset.classes)
+    print("left out:" if done.left_out else "left out: nothing")
+    print(*(f"  {count:12,}  {reason}\n" for reason, count in done.left_out.items()), sep="", end="")
+    left_out = sum(done.left_out.values())
+    listed = f", which {skipped_path(done.out)} lists" if left_out else ""
+    print(f"{done.out}: ready, {done.images:,} images of {classes:,} classes; {left_out:,} files left out"
+          f"{listed}; train with python run.py --data {done.out}")
+    part = done.skipped / (done.images + done.skipped)
+    if part > options.max_skipped:
+        return fail(f"{done.skipped:,} images ({part:.2%}) could not be converted, for the reasons in "
+                    f"{skipped_path(done.out)}; mend them or allow for them with --max-skipped")

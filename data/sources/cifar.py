@@ -34,19 +34,20 @@ def find_cifar(source):
 
 def read_cifar(path):
     """The archive or folder at `path`: ({"train", "test": (images uint8 (N, 3, 32, 32), labels
-    uint8 (N,))}, names)."""
-    files = _read_files(path)
+    uint8 (N,))}, names of the classes, names of the other files there)."""
+    files, others = _read_files(path)
     names = files.pop(NAMES).decode("ascii", "replace").split()
     arrays = {name: _array(f"{path}, {name}", data, len(names)) for name, data in files.items()}
     train = [np.concatenate(columns) for columns in zip(*(arrays[name] for name in TRAIN), strict=True)]
-    return {"train": tuple(train), "test": arrays[TEST]}, names
+    return {"train": tuple(train), "test": arrays[TEST]}, names, others
 
 
 def _read_files(path):
     wanted = (*TRAIN, TEST, NAMES)
-    files = {}
+    files, others = {}, []
     try:
         if os.path.isdir(path):
+            others = sorted(set(os.listdir(path)) - set(wanted))
             for name in wanted:
                 if os.path.isfile(full := os.path.join(path, name)):
                     with open(full, "rb") as file:
@@ -57,11 +58,13 @@ def _read_files(path):
                     name = os.path.basename(member.name)
                     if member.isreg() and name in wanted:
                         files[name] = tar.extractfile(member).read()
+                    elif not member.isdir():
+                        others.append(name)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}; download it again") from error
     if missing := [name for name in wanted if name not in files]:
         raise DataError(f"{path}: holds no {missing[0]}; download it again")
-    return files
+    return files, others
 
 
 def _array(where, data, classes):

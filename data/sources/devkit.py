@@ -92,19 +92,19 @@ def _read_meta(where, data):
     return synsets, words
 
 
-def read_labels(source, split, count, classes, devkit):
+def read_labels(source, folder, split, count, classes, devkit):
     """Labels int32 (count,) of a split's loose images, in the order of their names;
     None if no ground truth is there.
 
-    The ground truth is a text file, *val…_ground_truth.txt, in `source`, source/split or the devkit:
+    The ground truth is a text file, *val…_ground_truth.txt, in `source`, source/folder or the devkit:
     one line an image, a class or a devkit's id. classes: the sorted classes.
     Raises DataError if a line is neither or the number is wrong.
     """
     where, lines = (devkit.truth if devkit else {}).get(split, (None, None))
-    for folder in (os.path.join(source, split), source):
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+    for place in (os.path.join(source, folder), source):
+        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
             if (match := TRUTH.search(name)) and match[1] == split:
-                where = os.path.join(folder, name)
+                where = os.path.join(place, name)
                 lines = _read(where).decode("utf-8", "replace").split("\n")
                 lines = [line.strip() for line in lines if line.strip()]
     if lines is None:

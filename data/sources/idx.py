@@ -2,40 +2,52 @@
 
 import gzip
 import os
+import re
 import zlib
 
 import numpy as np
 
 from data.errors import DataError
+from data.sources.folders import HIDDEN
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
            "Bag", "Ankle boot")
-_NAMES = {"train": "train", "test": "t10k"}
+# train-images-idx3-ubyte.gz, emnist-letters-test-labels-idx1-ubyte, t10k-images.idx3-ubyte and the like
+NAME = re.compile(r"(?:(?P<set>.+)[-_.])?(?P<part>train|t10k|test)[-_.](?P<what>images|labels)"
+                  r"[-_.]idx[13]?(?:[-_.]ubyte)?(?:\.gz)?$", re.IGNORECASE)
 
 
 def find_idx(folder):
     """The IDX files in `folder`: {"train": (images path, labels path), "test": …},
     a part only where both are there.
 
-    Empty if there are none; DataError if one half of a pair is missing.
+    Empty if there are none; DataError if one half of a pair is missing, or there are files of two sets.
+    Of a file that is there both gzipped and not, the latter is taken.
     """
+    sets = {}  # what stands before "train" or "test" in a name → {(part, images or labels): names}
+    for name in sorted(os.listdir(folder)):
+        match = NAME.match(name)
+        if match and not HIDDEN.match(name) and os.path.isfile(os.path.join(folder, name)):
+            key = "train" if match["part"].lower() == "train" else "test", match["what"].lower()
+            sets.setdefault(match["set"], {}).setdefault(key, []).append(name)
+    if len(sets) > 1:
+        names = ", ".join(next(iter(files.values()))[0] for files in sets.values())
+        raise DataError(f"{folder}: holds IDX files of {len(sets)} sets, such as {names}; put those of one "
+                        "set into a folder of their own")
+    files = next(iter(sets.values()), {})
+    for names in files.values():
+        if len({name.lower().removesuffix(".gz") for name in names}) > 1:
+            raise DataError(f"{folder}: holds both {names[0]} and {names[1]}; move one of them elsewhere")
     found = {}
-    for part, prefix in _NAMES.items():
-        pair = [_find(folder, f"{prefix}-images", "idx3-ubyte"),
-                _find(folder, f"{prefix}-labels", "idx1-ubyte")]
-        if all(pair):
+    for part in "train", "test":
+        pair = [os.path.join(folder, files[part, what][0]) for what in ("images", "labels")
+                if (part, what) in files]
+        if len(pair) == 1:
+            raise DataError(f"{folder}: has {os.path.basename(pair[0])} but not the "
+                            f"{'labels' if (part, 'images') in files else 'images'} that belong to it")
+        if pair:
             found[part] = tuple(pair)
-        elif any(pair):
-            raise DataError(f"{folder}: has {os.path.basename(pair[0] or pair[1])} but not the "
-                            f"{'labels' if pair[0] else 'images'} that belong to it")
     return found
-
-
-def _find(folder, stem, kind):
-    for name in (f"{stem}-{kind}", f"{stem}-{kind}.gz", f"{stem}.{kind}", f"{stem}.{kind}.gz"):
-        if os.path.isfile(os.path.join(folder, name)):
-            return os.path.join(folder, name)
-    return None
 
 
 def read_idx(path):
@@ -66,18 +78,23 @@ def read_pair(images_path, labels_path):
     return images[:, None], labels
 
 
-def choose_names(folder, labels, names=None):
-    """Names of the classes 0..K−1: `names` if given; the clothes if `folder` is called fashion;
-    else the numbers.
+def first_label(labels, names=None):
+    """What labels uint8 (N,) count from: 0; or 1, if 1 is the smallest, as of EMNIST's letters,
+    unless there are names for 0 as well."""
+    return int(labels.min() == 1 and (names is None or len(names) <= labels.max()))
 
-    K is one more than the largest label. Raises DataError if names are too few.
+
+def choose_names(folder, labels, names=None):
+    """Names of the classes from first_label to the largest label: `names` if given; the clothes if `folder`
+    is called fashion; else the numbers. Raises DataError if names are too few.
     """
-    count = int(labels.max()) + 1
+    last = int(labels.max())
+    first = first_label(labels, names)
     fashion = "fashion" in os.path.basename(os.path.abspath(folder)).lower()
-    if names is None and count == len(FASHION) and fashion:
+    if names is None and (first, last) == (0, len(FASHION) - 1) and fashion:
         names = FASHION
     if names is None:
-        return [str(k) for k in range(count)]
-    if len(names) < count:
-        raise DataError(f"{folder}: {len(names)} class names given, but there is a label {count - 1}")
+        return [str(k) for k in range(first, last + 1)]
+    if len(names) <= last - first:
+        raise DataError(f"{folder}: {len(names)} class names given, but there is a label {last}")
     return list(names)

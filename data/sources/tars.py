@@ -2,77 +2,80 @@
 Nothing is ever unpacked.
 
 A member is read by its place, so its name cannot lead anywhere. Links, devices, sparse files and members
-whose names are absolute or climb out with '..' are left out.
+whose names are absolute or climb out with '..' are left out, as are those that no folder's images would be.
 """
 
 import os
-import sys
 import tarfile
 
 import numpy as np
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.sources.encoded import NAMES, Encoded
+from data.sources.encoded import NAMES, Encoded, as_text
+from data.sources.folders import why_left_out
+from data.sources.image import SUFFIXES
 
 BLOCK = 512  # bytes; a tar is made of them
 
 
-def index_tar(path, root):
+def index_tar(path, root, left_out):
     """The images in the tar at `path`: (classes, loose).
 
     classes: {name: Encoded} of the tars in it, such as n01440764.tar, without the suffix; loose: Encoded of
-    the images that lie in it directly, in the order of their names.
+    the images that lie in it directly, in the order of their names. What else is in it is appended to
+    left_out, as (path below `root`, reason).
     Raises DataError if it is compressed, damaged or cut short.
     """
-    classes, loose, left_out = {}, [], []
+    classes, loose, below = {}, [], as_text(os.path.relpath(path, root))
     try:
         with open(path, "rb") as file:
             stat = os.fstat(file.fileno())
             with tqdm(desc=f"index of {os.path.basename(path)}", unit=" members") as progress:
-                for outer, member in _members(file, path, 0, stat.st_size, left_out):
+                for outer, member in _members(file, path, below, 0, stat.st_size, left_out):
                     progress.update()
                     if not member.name.endswith(".tar"):
                         loose.append((member.name, member.offset_data, member.size))
                         continue
-                    name = os.path.basename(member.name)[:-len(".tar")]
+                    name = as_text(os.path.basename(member.name)[:-len(".tar")])
                     if name in classes:
                         raise DataError(f"{path}: holds two tars of class {name}")
                     where = f"{path}, {member.name}"
-                    inner = _members(outer.extractfile(member), where, member.offset_data,
-                                     member.size, left_out)
-                    rows = [(f"{name}.tar/{m.name}", member.offset_data + m.offset_data, m.size)
-                            for _, m in inner]
+                    inner = _members(outer.extractfile(member), where, f"{below}/{name}.tar",
+                                     member.offset_data, member.size, left_out)
+                    rows = []
+                    for _, m in inner:
+                        if m.name.endswith(".tar"):
+                            left_out.append((f"{below}/{name}.tar/{as_text(m.name)}",
+                                             "is a tar in a class's tar"))
+                        else:
+                            rows.append((f"{name}.tar/{m.name}", member.offset_data + m.offset_data, m.size))
                     classes[name] = _encoded(rows, path, root, stat.st_mtime_ns)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if left_out:
-        print(f"{path}: left out {len(left_out)} members that are no plain files or have unsafe names, first "
-              f"{left_out[0]}",
-              file=sys.stderr)
     return classes, _encoded(loose, path, root, stat.st_mtime_ns)
 
 
 def _encoded(rows, path, root, stamp):
     names, offsets, sizes = zip(*rows, strict=True) if rows else ((), (), ())
-    names = [name.encode(errors="replace").decode() for name in names]  # a name may be no text
-    return Encoded(root, np.array(names, NAMES), np.array(sizes, np.int64),
+    return Encoded(root, np.array([as_text(name) for name in names], NAMES), np.array(sizes, np.int64),
                    np.full(len(rows), stamp, np.int64),
                    np.array(offsets, np.int64), np.zeros(len(rows), np.int32), (path,)).sorted()
 
 
-def _members(file, where, start, size, left_out):
-    """(tar, member) for each plain file in the tar that the binary file `file` is, `size` bytes from byte
-    `start` of the file on disk. Names of other members than folders are appended to left_out."""
+def _members(file, where, below, start, size, left_out):
+    """(tar, member) for each image and tar in the tar that the binary file `file` is, `size` bytes from byte
+    `start` of the file on disk. Other members than folders are appended to left_out,
+    as (`below`/name, reason)."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # tarfile would keep all of them in memory
                 if member.isdir():
                     continue
-                unsafe = member.name.startswith("/") or ".." in member.name.split("/")
-                if not member.isreg() or member.issparse() or unsafe:
-                    left_out.append(member.name)
+                reason = _why_left_out(member)
+                if reason:
+                    left_out.append((f"{below}/{as_text(member.name)}", reason))
                 elif not 0 <= member.size <= size - member.offset_data:
                     raise DataError(f"{where}: is cut short in member {member.name}; download it again")
                 else:
@@ -85,14 +88,23 @@ def _members(file, where, start, size, left_out):
         raise DataError(f"{where}: is not a whole, uncompressed tar: {reason}") from error
 
 
+def _why_left_out(member):
+    """The reason why a tar's member is neither an image nor a tar to read, or None."""
+    if not member.isreg() or member.issparse():
+        return "is no plain file in a tar"
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return "has a name that leads out of its tar"
+    return why_left_out(member.name, (*SUFFIXES, ".tar"))
+
+
 def apply_patches(images, patches):
     """The images with those replaced that have a namesake in `patches`,
-    as ILSVRC-2010's patch_images.tar holds them."""
+    as ILSVRC-2010's patch_images.tar holds them, and which of the patches do so, a set."""
     places = {os.path.basename(name): i for i, name in enumerate(patches.names)}
     pairs = [(i, places[base]) for i, name in enumerate(images.names)
              if (base := os.path.basename(name)) in places]
     if not pairs:
-        return images
+        return images, set()
     old, new = np.array(pairs).T
     images = images.take(slice(None))
     images.which = images.which.copy()
@@ -102,4 +114,4 @@ def apply_patches(images, patches):
         setattr(images, name, column)
     images.which[old] = len(images.archives)
     images.archives = (*images.archives, *patches.archives)
-    return images
+    return images, set(new.tolist())

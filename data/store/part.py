@@ -22,6 +22,7 @@ import numpy as np
 from data.errors import DataError
 from data.store import hdf5
 from data.store.moments import Statistics
+from data.store.skipped import list_skipped
 from data.store.writer import check_place, publish, write_header, write_statistics
 
 STORES = {"raw": "images", "jpeg": "jpeg"}  # what the pixels of a split are called in the file
@@ -190,9 +191,9 @@ class Part:
         return DataError(f"{self.out}: writing failed: {error.strerror or error}; the same command goes on "
                          "from here")
 
-    def finish(self, classes, labels, source, synsets=None):
+    def finish(self, classes, labels, source, left_out=(), synsets=None):
         """Write the structure and give the file its name.
-        labels: {split: int32 (N,)}, skipped images included."""
+        labels: {split: int32 (N,)}, skipped images included; left_out: as list_skipped takes it."""
         if not self.published:
             self._commit()
             self._wait()
@@ -211,26 +212,12 @@ class Part:
             try:
                 structure.save(self.fd)
                 os.fsync(self.fd)
-                self._list_skipped()
+                list_skipped(self.out, os.path.join(self.folder, "skipped"),
+                             {name: self.skipped(name) for name in self.splits}, left_out)
                 publish(self.data, self.out)
             except OSError as error:
                 raise self._failed(error) from error
         self.discard()
-
-    def _list_skipped(self):
-        path = os.path.splitext(self.out)[0] + ".skipped.jsonl"
-        if not self.skipped():
-            if os.path.exists(path):
-                os.remove(path)  # of an earlier data set of this name
-            return
-        with open(os.path.join(self.folder, "skipped"), "w", encoding="utf-8") as file:
-            for split in self.splits:
-                for index, name, reason in self.skipped(split):
-                    line = {"split": split, "index": index, "image": name, "reason": reason}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        publish(file.name, path)
 
     def discard(self):
         """Delete OUT.h5.part."""
