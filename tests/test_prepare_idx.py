@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import tarfile
 
@@ -18,7 +19,7 @@ from data.store.dataset import Dataset
 
 def write_idx(path, array):
     data = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
 
 
 def prepared(source, out, **options):
@@ -74,6 +75,64 @@ def test_idx_class_names(tmp_path, rng):
         assert data.classes == names
     with pytest.raises(DataError, match="9 class names given, but there is a label 9"):
         prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=20, class_names=names[:9])
+
+
+@pytest.mark.parametrize("names", [
+    "emnist-letters-{}-{}-idx{}-ubyte.gz", "emnist-letters-{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte", "{}-{}.idx{}-ubyte.gz",
+    "{}-{}-idx{}.ubyte", "{}_{}_idx{}_ubyte.gz", "Kannada.{}-{}-idx{}-ubyte", "{}-{}-idx{}.GZ", "{}-{}.idx"])
+def test_idx_file_names(tmp_path, rng, names):
+    (tmp_path / "s").mkdir()
+    images, labels = rng.integers(0, 256, (40, 6, 6), dtype=np.uint8), np.arange(40) % 10
+    for part in "train", "test" if "emnist" in names else "t10k":
+        for what, number, array in (("images", 3, images), ("labels", 1, labels)):
+            write_idx(tmp_path / "s" / names.format(part, what, number), array)
+    done = prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=10)
+    with Dataset(done.out) as data:
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 30, "val": 10, "test": 40}
+        np.testing.assert_array_equal(data.read("test", range(40))[:, 0], images)
+    assert done.left_out == {}
+
+
+def test_idx_files_of_several_sets(tmp_path, rng):
+    idx_folder(tmp_path / "s", rng)
+    idx_folder(tmp_path / "s" / "unpacked", rng, suffix="")
+    (tmp_path / "s" / "t10k-images-idx3-ubyte").write_bytes((tmp_path / "s/unpacked/t10k-images-idx3-ubyte").read_bytes())
+    (tmp_path / "s" / "._train-images-idx3-ubyte").write_bytes(b"Mac OS X")
+    (tmp_path / "s" / "LICENSE").write_text("a licence")
+    done = prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=40)
+    assert done[1:] == (230, 0, {"is no part of the data set": 6, "is hidden": 1})
+    listed = (tmp_path / "out.skipped.jsonl").read_text().splitlines()
+    assert json.loads(listed[0]) == {"split": None, "index": None, "image": "._train-images-idx3-ubyte", "reason": "is hidden"}
+    assert any("t10k-images-idx3-ubyte.gz" in line for line in listed)  # the same, gzipped
+    (tmp_path / "s" / "train-images.idx3-ubyte").write_bytes(b"")
+    with pytest.raises(DataError, match="holds both train-images-idx3-ubyte.gz and train-images.idx3-ubyte; move one of"):
+        prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=40)
+    (tmp_path / "s" / "train-images.idx3-ubyte").rename(tmp_path / "s" / "emnist-letters-train-images-idx3-ubyte")
+    with pytest.raises(DataError, match="holds IDX files of 2 sets, such as emnist-letters-train.*, t10k.*; put those of one"):
+        prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=40)
+
+
+def test_labels_from_1(tmp_path, rng):
+    """EMNIST's letters: 26 classes, 1 is the first. A label that only some of the files lack moves nothing."""
+    (tmp_path / "s").mkdir()
+    images, labels = rng.integers(0, 256, (104, 6, 6), dtype=np.uint8), np.arange(104) % 26 + 1
+    for part in "train", "test":
+        write_idx(tmp_path / "s" / f"emnist-letters-{part}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / "s" / f"emnist-letters-{part}-labels-idx1-ubyte.gz", labels)
+    source, out = str(tmp_path / "s"), str(tmp_path / "out.h5")
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    for names, classes, first in ((None, [str(k) for k in range(1, 27)], 1), (letters, letters, 1), (["none", *letters],
+                                                                                                     ["none", *letters], 0)):
+        with Dataset(prepared(source, out, val=26, class_names=names)) as data:
+            assert data.classes == classes
+            np.testing.assert_array_equal(data.splits["test"].labels, labels - first)
+            both = np.concatenate([data.splits[name].labels for name in ("train", "val")])
+            np.testing.assert_array_equal(np.bincount(both), [0] * (1 - first) + [4] * 26)
+    with pytest.raises(DataError, match="25 class names given, but there is a label 26"):
+        prepare(source, out, val=26, class_names=letters[:25])
+    write_idx(tmp_path / "s" / "emnist-letters-test-labels-idx1-ubyte.gz", labels - 1)
+    with Dataset(prepared(source, out, val=26)) as data:
+        assert data.classes == [str(k) for k in range(27)] and data.splits["test"].labels.min() == 0
 
 
 def test_idx_files_that_are_not_in_order(tmp_path, rng):
@@ -152,6 +211,20 @@ def test_cifar(tmp_path, rng):
             labels = np.concatenate([data.splits[name].labels for name in ("train", "val")])
             assert sorted(bytes([y]) + x.tobytes() for x, y in zip(pixels, labels, strict=True)) == sorted(map(bytes, rows))
             assert data.read("test", [7])[0].tobytes() == files[cifar.TEST][7 * 3073 + 1:8 * 3073]
+
+
+def test_what_lies_beside_cifar(tmp_path, rng):
+    files = cifar_files(rng)
+    cifar_archive(tmp_path / "s.tar.gz", files | {"readme.html": b"<p>"})
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s.tar.gz").rename(tmp_path / "s" / cifar.ARCHIVE)
+    (tmp_path / "s" / "notes.txt").write_text("")
+    for source, listed in (("s", ["notes.txt", f"{cifar.ARCHIVE}/readme.html"]),
+                           (f"s/{cifar.ARCHIVE}", [f"{cifar.ARCHIVE}/readme.html"])):
+        done = prepare(str(tmp_path / source), str(tmp_path / "out.h5"), val=20)
+        assert done.left_out == {"is no part of the data set": len(listed)}
+        rows = [json.loads(line) for line in (tmp_path / "out.skipped.jsonl").read_text().splitlines()]
+        assert [row["image"] for row in rows] == listed
 
 
 def test_cifar_that_is_not_in_order(tmp_path, rng):
