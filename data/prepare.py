@@ -21,6 +21,7 @@ from data.sources.idx import choose_names, find_idx, first_label, read_pair
 from data.sources.image import load_image
 from data.sources.recognise import list_source
 from data.sources.split import stratified_split
+from data.store.begun import as_begun, keep_listing
 from data.store.moments import Statistics
 from data.store.part import STORES, Part
 from data.store.skipped import list_skipped, skipped_path
@@ -125,6 +126,7 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
     except OSError as error:
         raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
     left_out = _without_own(listing.left_out, source, out)
+    listing = as_begun(f"{out}.part", listing, _identity(listing))
     workers = workers or os.cpu_count()
     how = f"{listing.how}; shorter side to {size}, central square"
     if store == "jpeg":
@@ -133,6 +135,8 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
            "set of images": _identity(listing)}
     with Part(out, job, store, (3, size, size)) as part, ThreadPoolExecutor(workers) as pool:
         _check_space(part, listing)
+        if not part.splits:
+            keep_listing(part, listing, job["set of images"])
         done = sum(part.handled(name) for name in listing.parts)
         if done:
             print(f"{out}: going on after {done:,} images", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 `python -m tests.test_prepare_kill 20` kills twenty times, a set of pixels and one of JPEGs.
 """
+import json
 import os
 import random
 import subprocess
@@ -10,11 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data import prepare
 from data.errors import DataError
 from data.store import part
+from data.store.dataset import Dataset
 from tests import ilsvrc
 from tests.helpers import ROOT
 
@@ -149,6 +152,61 @@ def test_what_is_not_gone_on_with(tmp_path, monkeypatch):
         prepare.prepare(str(source), out, size=12)
     assert not os.path.exists(out)
     assert prepare.prepare(str(source), out, size=12)[1:3] == (8, 0)
+
+
+def test_images_that_vanish_between_two_runs(tmp_path, monkeypatch):
+    """It goes on: those that are in the file stay, the others are listed. Those that changed or were added it refuses."""
+    source, out = tmp_path / "s", tmp_path / "set.h5"
+    for k in range(40):
+        path = source / "ab"[k % 2] / f"{k:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ilsvrc.photograph(k))
+    monkeypatch.setattr(part, "SECONDS", 0)
+    monkeypatch.setattr(prepare, "PIECE", 2)
+    true, calls = part.Part.append, []
+
+    def dying(self, *arguments):
+        calls.append(1)
+        if len(calls) > 10:
+            raise Killed
+        true(self, *arguments)
+        self._wait()  # so that a state counts these images
+
+    options = dict(size=12, val_fraction=0.25, workers=1)
+    whole = prepare.prepare(str(source), str(tmp_path / "whole.h5"), **options).out
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(part.Part, "append", dying)
+        prepare.prepare(str(source), str(out), **options)
+    listing = tmp_path / "set.h5.part" / "listing.npz"
+    with np.load(listing) as arrays:
+        names = [arrays[f"{split}/names"].tobytes().decode().split("\0") for split in ("train", "val")]
+    assert list(map(len, names)) == [30, 10]
+    gone = names[0][3], names[0][29], names[1][4]  # the first of them is in the file
+    for name in gone:
+        (source / name).rename(tmp_path / f"old {Path(name).name}")
+    path = source / names[0][5]
+    before, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    for change in (lambda: (source / "a" / "new.jpg").write_bytes(before), lambda: path.write_bytes(ilsvrc.photograph(99))):
+        change()
+        with pytest.raises(DataError, match="was begun with another set of images.* or delete the folder to start anew"):
+            prepare.prepare(str(source), str(out), **options)
+        (source / "a" / "new.jpg").unlink(missing_ok=True)
+    path.write_bytes(before)
+    os.utime(path, ns=(stamp, stamp))
+    whole_listing = listing.read_bytes()
+    listing.write_bytes(whole_listing[:300])
+    with pytest.raises(DataError, match="listing.npz: cannot be read.*delete .*set.h5.part to start anew"):
+        prepare.prepare(str(source), str(out), **options)
+    listing.write_bytes(whole_listing)
+    done = prepare.prepare(str(source), str(out), **options)
+    assert done[1:] == (38, 2, {"has vanished since it was listed": 2})
+    listed = [json.loads(line) for line in (tmp_path / "set.skipped.jsonl").read_text().splitlines()]
+    assert [(row["split"], row["index"], row["image"]) for row in listed] == [("train", 29, gone[1]), ("val", 4, gone[2])]
+    with Dataset(whole) as before, Dataset(str(out)) as data:
+        for split, missing in (("train", 29), ("val", 4)):
+            count = len(before.splits[split])
+            np.testing.assert_array_equal(data.read(split, range(count - 1)), np.delete(before.read(split, range(count)), missing, 0))
+            np.testing.assert_array_equal(data.splits[split].labels, np.delete(before.splits[split].labels, missing))
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

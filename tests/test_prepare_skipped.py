@@ -13,6 +13,7 @@ from PIL import Image
 from cpnet.commands.prepare import main
 from data.errors import DataError
 from data.prepare import prepare
+from data.sources.encoded import Encoded
 from data.store.dataset import Dataset
 from tests.helpers import run
 from tests.test_prepare import folders
@@ -68,6 +69,40 @@ def test_a_source_that_cannot_be_read_is_not_skipped(tmp_path, rng, monkeypatch)
         prepare(source, str(tmp_path / "out.h5"), size=8)
     assert not (tmp_path / "out.h5").exists()
     broken[0] = False
+    assert prepare(source, str(tmp_path / "out.h5"), size=8)[1:3] == (40, 0)
+
+
+@pytest.mark.parametrize("how, reason", [("vanished", "has vanished since it was listed"),
+                                         ("shorter", "has another size than when it was listed"),
+                                         ("longer", "has another size than when it was listed")])
+def test_images_that_change_while_it_runs(tmp_path, rng, monkeypatch, how, reason):
+    source = folders(tmp_path / "s", rng, {"a": 20, "b": 20})
+    true = Encoded.read
+
+    def read(self, index):
+        path = tmp_path / "s" / "a" / "003.png"
+        if path.exists() and str(self.names[index]) == "a/003.png":
+            data = path.read_bytes()
+            path.unlink()
+            if how != "vanished":
+                path.write_bytes(data[:-1] if how == "shorter" else data + b"0")
+        return true(self, index)
+
+    monkeypatch.setattr(Encoded, "read", read)
+    done = prepare(source, str(tmp_path / "out.h5"), size=8)
+    assert done[1:] == (39, 1, {reason: 1})
+    row = json.loads((tmp_path / "out.skipped.jsonl").read_text())
+    assert row["image"] == "a/003.png" and row["reason"] == reason
+
+
+def test_a_folder_that_vanishes_is_not_skipped(tmp_path, rng, monkeypatch):
+    """Its disk may have been taken away."""
+    source = folders(tmp_path / "s", rng, {"a": 20, "b": 20})
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="a/.*png: cannot be read: No such file"):
+        patch.setattr("data.prepare._check_space", lambda *_: (tmp_path / "s" / "a").rename(tmp_path / "a"))
+        prepare(source, str(tmp_path / "out.h5"), size=8)
+    assert not (tmp_path / "out.h5").exists()
+    (tmp_path / "a").rename(tmp_path / "s" / "a")
     assert prepare(source, str(tmp_path / "out.h5"), size=8)[1:3] == (40, 0)
 
 

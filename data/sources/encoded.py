@@ -74,7 +74,8 @@ class Encoded:
                 changed = not self.archives and os.fstat(file.fileno()).st_size != size
                 data = os.pread(file.fileno(), size, place)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not self.archives and _is_filled(self.root):
+            # Without the folder it is not this image that has vanished, but perhaps a disk.
+            if not self.archives and not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
                 raise DataError(VANISHED) from error
             raise SourceError(f"{path}: cannot be read: {error.strerror}; the same command goes on from "
                               "here") from error
@@ -88,14 +89,6 @@ class Encoded:
             except zlib.error as error:
                 raise DataError(f"is gzipped, and damaged: {error}") from error
         return data
-
-
-def _is_filled(folder):
-    """Whether anything is in the folder: where its disk has been taken away it is empty, or not there."""
-    try:
-        return bool(os.listdir(folder))
-    except OSError:
-        return False
 
 
 class SourceError(DataError):

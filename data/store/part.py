@@ -174,11 +174,7 @@ class Part:
 
     def _save(self, about, arrays):
         os.fsync(self.fd)
-        with open(f"{self.state}.tmp", "wb") as file:
-            np.savez(file, about=np.array(about), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(f"{self.state}.tmp", self.state)
+        save_arrays(self.state, {"about": np.array(about), **arrays})
 
     def _wait(self):
         try:
@@ -190,6 +186,13 @@ class Part:
     def _failed(self, error):
         return DataError(f"{self.out}: writing failed: {error.strerror or error}; the same command goes on "
                          "from here")
+
+    def keep(self, name, arrays):
+        """Save {array's name: array} as the file `name` beside the pixels, as long as these are there."""
+        try:
+            save_arrays(os.path.join(self.folder, name), arrays)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def finish(self, classes, labels, source, left_out=(), synsets=None):
         """Write the structure and give the file its name.
@@ -223,6 +226,15 @@ class Part:
         """Delete OUT.h5.part."""
         self.close()
         shutil.rmtree(self.folder)
+
+
+def save_arrays(path, arrays):
+    """Save {name: array} at `path`, .npz, in place of what was there, so that one or the other is whole."""
+    with open(f"{path}.tmp", "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    publish(f"{path}.tmp", path)
 
 
 class Structure(io.RawIOBase):
