@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -185,8 +186,9 @@ def test_loose_images_of_a_split_with_another_name(tmp_path, rng):
         photograph(tmp_path / "s" / "Validation" / f"{k}.jpg", k)
     refuse(tmp_path / "s", "'val' has 3 images without classes")
     (tmp_path / "s" / "Validation" / "val_ground_truth.txt").write_text("b\na\nb\n")
+    (tmp_path / "s" / "._val_ground_truth.txt").write_text("Mac OS X")
     done, listed = prepared(tmp_path / "s")
-    assert counts(done.out) == {"train": [5, 5], "val": [1, 2]} and listed == {}
+    assert counts(done.out) == {"train": [5, 5], "val": [1, 2]} and listed == {"._val_ground_truth.txt": "is hidden"}
 
 
 def test_splits_that_cannot_be_told(source, rng):
@@ -215,6 +217,15 @@ def test_names_that_are_not_utf8(source):
     source = source.rename(os.fsdecode(os.path.join(os.fsencode(source.parent), b"\xe9")))
     with Dataset(prepared(source)[0].out) as data:
         assert data.source.startswith(r"\xe9; classes")
+
+
+def test_hidden_files_in_a_development_kit(tmp_path):
+    parts = ilsvrc.write(tmp_path / "s")
+    with tarfile.open(tmp_path / "s" / "ILSVRC2012_devkit_t12.tar.gz") as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}
+    hidden = {f"{os.path.dirname(name)}/._{os.path.basename(name)}": b"Mac OS X" for name in files}
+    (tmp_path / "s" / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(ilsvrc.tar(files | hidden, "w:gz"))
+    assert prepared(tmp_path / "s")[0].images == sum(map(len, parts.values()))
 
 
 def test_patches_that_replace_nothing(tmp_path):
@@ -253,7 +264,11 @@ def test_copies_across_splits_are_found(tmp_path, rng):
     source = tmp_path / "s"
     folders(source, rng, {"a": 5, "b": 5}, "train")
     folders(source, rng, {"a": 2, "b": 2}, "val")
-    Image.open(source / "train" / "a" / "003.png").save(source / "val" / "b" / "copy.bmp")
+    folders(source, rng, {"a": 2, "b": 2}, "test")
+    for copy, of in (("val/b/x.bmp", "train/a/003.png"), ("test/a/x.ppm", "val/a/001.png"), ("test/a/y.tiff", "train/b/000.png")):
+        Image.open(source / of).save(source / copy)
     with Dataset(prepared(source)[0].out) as data:
-        assert check(data).warnings == ["1 of 5 images of 'val' are copies of images of 'train', 1 of them in another class; "
-                                        "the first: val 4 is train 3"]
+        assert check(data).warnings == [
+            f"1 of {n} images of '{later}' are copies of images of '{earlier}', {m} of them in another class; the first: {pair}"
+            for n, later, earlier, m, pair in ((5, "val", "train", 1, "val 4 is train 3"), (6, "test", "train", 1, "test 3 is train 5"),
+                                               (6, "test", "val", 0, "test 2 is val 1"))]

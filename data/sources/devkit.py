@@ -11,6 +11,7 @@ from collections import namedtuple
 import numpy as np
 
 from data.errors import DataError
+from data.sources.folders import HIDDEN
 
 NAME = re.compile(r"ILSVRC\d{4}_devkit.*(\.tar\.gz|\.tgz|\.tar)$|"
                   r"devkit-1\.0(\.tar\.gz)?$|ILSVRC\d{4}_devkit[^.]*$")
@@ -46,7 +47,7 @@ def _read_files(path):
 
     def keep(name, size, read):
         base = os.path.basename(name)
-        if base == "meta.mat" or TRUTH.search(base):
+        if base == "meta.mat" or TRUTH.search(base) and not HIDDEN.match(base):
             if size > LIMIT:
                 raise DataError(f"{path}, {name}: is {size >> 20} MiB large; this is no ILSVRC development "
                                 "kit")
@@ -103,7 +104,7 @@ def read_labels(source, folder, split, count, classes, devkit):
     where, lines = (devkit.truth if devkit else {}).get(split, (None, None))
     for place in (os.path.join(source, folder), source):
         for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-            if (match := TRUTH.search(name)) and match[1] == split:
+            if (match := TRUTH.search(name)) and match[1] == split and not HIDDEN.match(name):
                 where = os.path.join(place, name)
                 lines = _read(where).decode("utf-8", "replace").split("\n")
                 lines = [line.strip() for line in lines if line.strip()]

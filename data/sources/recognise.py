@@ -76,7 +76,8 @@ def list_source(source, val_fraction=0.1, seed=0):
         if split in parts and not len(parts[split][0]):
             raise DataError(f"{os.path.join(source, folder)}: holds no images{_of_these(left_out, folder)}")
     parts = _patched(source, parts, left_out)
-    left_out = sorted(entry for entry in left_out if not TRUTH.search(entry[0]))
+    left_out = sorted((path, reason) for path, reason in left_out
+                      if reason == "is hidden" or not TRUTH.search(path))
     how = as_text(os.path.basename(os.path.abspath(source))) + "; classes in the order of their sorted " + (
         f"synsets (WNIDs), words from {os.path.basename(devkit.path)}" if devkit else "names")
     if "val" not in parts:
