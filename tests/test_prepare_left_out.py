@@ -121,6 +121,13 @@ def test_what_lies_beside_class_tars(tmp_path):
     assert done[1:3] == (8, 0)
 
 
+def test_an_archive_for_training_without_class_tars(source):
+    name = "ILSVRC2012_img_train.tar"
+    (source / name).write_bytes(ilsvrc.tar({"0.JPEG": ilsvrc.photograph(1)}))
+    done, listed = prepared(source)
+    assert listed == {name: "holds no class's tar"} and done.images == 20
+
+
 def test_hidden_files_in_tars_in_a_tar(tmp_path):
     parts = ilsvrc.write(tmp_path / "s")
     path = tmp_path / "s" / "ILSVRC2012_img_train.tar"
@@ -186,6 +193,9 @@ def test_loose_images_of_a_split_with_another_name(tmp_path, rng):
         photograph(tmp_path / "s" / "Validation" / f"{k}.jpg", k)
     refuse(tmp_path / "s", "'val' has 3 images without classes")
     (tmp_path / "s" / "Validation" / "val_ground_truth.txt").write_text("b\na\nb\n")
+    (tmp_path / "s" / "Validation" / "1.jpg").rename(tmp_path / "s" / "Validation" / "1.heic")
+    refuse(tmp_path / "s", "has 3 lines for 2 images of 'val'; .*; 1 files in it are left out, as each is of a kind .*heic")
+    (tmp_path / "s" / "Validation" / "1.heic").rename(tmp_path / "s" / "Validation" / "1.jpg")
     (tmp_path / "s" / "._val_ground_truth.txt").write_text("Mac OS X")
     done, listed = prepared(tmp_path / "s")
     assert counts(done.out) == {"train": [5, 5], "val": [1, 2]} and listed == {"._val_ground_truth.txt": "is hidden"}

@@ -93,12 +93,12 @@ def _read_meta(where, data):
     return synsets, words
 
 
-def read_labels(source, folder, split, count, classes, devkit):
+def read_labels(source, folder, split, count, classes, devkit, note):
     """Labels int32 (count,) of a split's loose images, in the order of their names;
     None if no ground truth is there.
 
     The ground truth is a text file, *val…_ground_truth.txt, in `source`, source/folder or the devkit:
-    one line an image, a class or a devkit's id. classes: the sorted classes.
+    one line an image, a class or a devkit's id. classes: the sorted classes; note: said of a wrong number.
     Raises DataError if a line is neither or the number is wrong.
     """
     where, lines = (devkit.truth if devkit else {}).get(split, (None, None))
@@ -112,7 +112,7 @@ def read_labels(source, folder, split, count, classes, devkit):
         return None
     if len(lines) != count:
         raise DataError(f"{where}: has {len(lines)} lines for {count} images of '{split}'; one of them is "
-                        "not whole")
+                        f"not whole{note}")
     label = {name: k for k, name in enumerate(classes)}
     if devkit:
         label |= {str(number): label[synset] for number, synset in devkit.synsets.items() if synset in label}

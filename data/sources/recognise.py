@@ -48,7 +48,8 @@ def list_source(source, val_fraction=0.1, seed=0):
         for name in {*folders, *files} - set(splits.values()):
             leave_out(source, name, "is in no split", left_out)
     else:
-        left_out.clear()  # as `source` is looked at again
+        left_out = [(os.path.basename(path), "holds no class's tar")
+                    for split, path in archives.items() if split == "train"]  # `source` is looked at again
         _check_no_split(source, splits, files)
         train, splits = _classes_in(source, "", left_out), {}
         if train and {name.lower() for name in train} <= set(FOLDERS):
@@ -65,7 +66,8 @@ def list_source(source, val_fraction=0.1, seed=0):
                                 "not have")
             parts[split] = _labelled(classed, classes)
         elif loose is not None and len(loose):
-            labels = read_labels(source, folder, split, len(loose), classes, devkit)
+            labels = read_labels(source, folder, split, len(loose), classes, devkit,
+                                 _of_these(left_out, folder))
             if labels is None and split == "val":
                 raise DataError(f"{source}: '{split}' has {len(loose)} images without classes; put the "
                                 "development kit or a *val_ground_truth.txt beside them")
