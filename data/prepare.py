@@ -66,22 +66,9 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
     "test". class_names: list of str; by default CIFAR-10's own,
     the clothes if the folder's name contains "fashion", or the numbers that the labels are.
     """
-    cifar = find_cifar(source)
-    root = source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source))
-    if cifar:
-        found, names, others = read_cifar(cifar)
-        names = class_names or names
-        left_out = [] if cifar == source else list_beside(source, [cifar])
-        for name in others:
-            leave_out(root, os.path.join(os.path.relpath(cifar, root), name), OTHER, left_out)
-    else:
-        files = find_idx(source)
-        found = {name: read_pair(*paths) for name, paths in files.items()}
-        if "train" not in found:
-            raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its "
-                            "train-labels-idx1-ubyte[.gz]")
-        names, left_out = class_names, list_beside(source, [path for pair in files.values() for path in pair])
-    left_out = _without_own(left_out, root, out)
+    found, names, left_out, what = _read_arrays(source)
+    names = class_names or names
+    left_out = _without_own(left_out, _folder(source), out)
     images, labels = found["train"]
     rest, chosen = stratified_split(labels, val, seed)
     parts = {"train": (images[rest], labels[rest]), "val": (images[chosen], labels[chosen])}
@@ -92,7 +79,6 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
                             f"the training images {images.shape[1:]}")
     every = np.concatenate([part[1] for part in parts.values()])
     names, first = choose_names(source, every, names), first_label(every, names)
-    what = "CIFAR-10" if cifar else "IDX files"
     folder = as_text(os.path.basename(os.path.abspath(source)))
     how = f"{what} in {folder}; {val} of the training images for validation, seed {seed}"
     with Writer(out, names, images.shape[1:], source=how) as writer:
@@ -100,11 +86,35 @@ def prepare_arrays(source, out, *, val=5000, seed=0, class_names=None):
             writer.add_split(name, numbers - first)
             writer.write(name, 0, pixels)
         writer.set_statistics(Statistics(parts["train"][0]))
-    try:
-        list_skipped(out, f"{writer.temporary}.skipped", {}, left_out)
-    except OSError as error:
-        raise DataError(f"{skipped_path(out)}: cannot be written: {error.strerror}") from error
+        try:
+            list_skipped(out, f"{writer.temporary}.skipped", {}, left_out)
+        except OSError as error:
+            raise DataError(f"{skipped_path(out)}: cannot be written: {error.strerror}; mend that, and give "
+                            "the same command again") from error
     return Prepared(out, len(every), 0, by_reason(reason for _, reason in left_out))
+
+
+def _read_arrays(source):
+    """CIFAR-10 or the IDX files in `source`: ({"train" and perhaps "test": (images uint8 (N, C, H, W),
+    labels uint8 (N,))}, names of the classes or None, [(path, reason)] of all else, what it is)."""
+    cifar, root = find_cifar(source), _folder(source)
+    if cifar:
+        found, names, others = read_cifar(cifar)
+        left_out = [] if cifar == source else list_beside(source, [cifar])
+        for name in others:
+            leave_out(root, os.path.join(os.path.relpath(cifar, root), name), OTHER, left_out)
+        return found, names, left_out, "CIFAR-10"
+    files = find_idx(source)
+    if "train" not in files:
+        raise DataError(f"{source}: has no train-images-idx3-ubyte[.gz] with its "
+                        "train-labels-idx1-ubyte[.gz]")
+    left_out = list_beside(source, [path for pair in files.values() for path in pair])
+    return {name: read_pair(*paths) for name, paths in files.items()}, None, left_out, "IDX files"
+
+
+def _folder(source):
+    """`source`, or where it lies, if it is an archive."""
+    return source if os.path.isdir(source) else os.path.dirname(os.path.abspath(source))
 
 
 def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed=0, workers=None):

@@ -112,6 +112,17 @@ def test_idx_files_of_several_sets(tmp_path, rng):
         prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=40)
 
 
+def test_a_list_that_cannot_be_written(tmp_path, rng):
+    idx_folder(tmp_path / "s", rng)
+    (tmp_path / "s" / "LICENSE").write_text("a licence")
+    (tmp_path / "out.skipped.jsonl").mkdir()
+    (tmp_path / "out.h5").write_bytes(b"as it was")
+    with pytest.raises(DataError, match="out.skipped.jsonl: cannot be written: Is a directory; mend that"):
+        prepare(str(tmp_path / "s"), str(tmp_path / "out.h5"), val=40)
+    assert (tmp_path / "out.h5").read_bytes() == b"as it was"
+    assert sorted(os.listdir(tmp_path)) == ["out.h5", "out.skipped.jsonl", "s"]
+
+
 def test_labels_from_1(tmp_path, rng):
     """EMNIST's letters: 26 classes, 1 is the first. A label that only some of the files lack moves nothing."""
     (tmp_path / "s").mkdir()

@@ -24,10 +24,14 @@ def list_skipped(out, temporary, skipped, left_out):
         if os.path.exists(skipped_path(out)):
             os.remove(skipped_path(out))
         return
-    with open(temporary, "w", encoding="utf-8") as file:
-        for row in rows:
-            line = dict(zip(("split", "index", "image", "reason"), row, strict=True))
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, skipped_path(out))
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            for row in rows:
+                line = dict(zip(("split", "index", "image", "reason"), row, strict=True))
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, skipped_path(out))
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
