@@ -290,6 +290,7 @@ def outcome(case, folder):
     changed = [name for name in before if before[name] != after.get(name)]
     ours = ("o", "runs/o", "runs/r") if code in (0, None) or "runs/r" in case.words or "--resume" in case.words else ("o.h5.",)
     changed = [name for name in changed if not name.startswith(ours)]
+    changed += [name for name in before if not stat.S_ISREG(before[name][0]) and after.get(name, (0,))[0] != before[name][0]]
     return f"exit code {code}: {changed} changed" if changed else ""
 
 

@@ -1,6 +1,6 @@
 """Make a data set from images of many kinds."""
 from cpnet.errors import fail
-from cpnet.kinds import above_zero, positive, share, whole
+from cpnet.kinds import above_zero, filename, positive, share, whole
 from cpnet.options import Parser, add_threads
 from data.check import class_table
 from data.prepare import prepare
@@ -15,11 +15,11 @@ def main(words):
                     "CIFAR-10 or from IDX files such as MNIST's (docs/data.md).",
                     "Example: python run.py prepare photos my.h5. If it is interrupted, the same command "
                     "goes on.")
-    parser.add_argument("source", metavar="SOURCE",
+    parser.add_argument("source", type=filename, metavar="SOURCE",
                         help="A folder with one of these: ILSVRC's tars and development kit; train/ and val/ "
                              "with a folder for each class; a folder for each class; IDX files; CIFAR-10's "
                              "binary archive.")
-    parser.add_argument("out", metavar="OUT.h5", help="The file to make.")
+    parser.add_argument("out", type=filename, metavar="OUT.h5", help="The file to make.")
     parser.add_argument("--store", choices=STORES, default="raw",
                         help="Stores images as pixels (raw), or as JPEGs of quality 95, which take less room "
                              "(jpeg).")

@@ -119,12 +119,15 @@ class Writer:
 
 
 def check_place(out):
-    """The folder that the file `out` is to lie in; DataError if it cannot."""
-    folder = os.path.dirname(os.path.abspath(out))
+    """The folder that the file `out`, links followed, is to lie in; DataError if it cannot."""
+    place = os.path.realpath(out)
+    folder = os.path.dirname(place)
     if not os.path.isdir(folder):
         raise DataError(f"{out}: its folder does not exist; create {folder} first")
-    if os.path.isdir(out):
+    if os.path.isdir(place):
         raise DataError(f"{out}: is a folder; name a file to write, such as data.h5")
+    if os.path.lexists(place) and not os.path.isfile(place):
+        raise DataError(f"{out}: is no regular file, and is left as it is; choose another name")
     return folder
 
 
@@ -152,10 +155,11 @@ def write_statistics(file, statistics):
 
 
 def publish(path, out):
-    """Give the synced file at `path` the name `out`, in the same file system,
+    """Give the synced file at `path` the name `out`, links followed, in the same file system,
     so that both name and file last."""
-    os.replace(path, out)
-    folder = os.open(os.path.dirname(os.path.abspath(out)), os.O_RDONLY)  # the new name must be on disk too
+    place = os.path.realpath(out)
+    os.replace(path, place)
+    folder = os.open(os.path.dirname(place), os.O_RDONLY)  # the new name must be on disk too
     try:
         os.fsync(folder)
     finally:
