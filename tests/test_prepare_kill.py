@@ -16,7 +16,9 @@ import pytest
 
 from data import prepare
 from data.errors import DataError
+from data.sources.recognise import list_source
 from data.store import part
+from data.store.begun import as_begun
 from data.store.dataset import Dataset
 from tests import ilsvrc
 from tests.helpers import ROOT
@@ -193,6 +195,10 @@ def test_images_that_vanish_between_two_runs(tmp_path, monkeypatch):
         (source / "a" / "new.jpg").unlink(missing_ok=True)
     path.write_bytes(before)
     os.utime(path, ns=(stamp, stamp))
+    now = list_source(source, 0.25)
+    assert [len(images) for images, _ in as_begun(listing.parent, now, "").parts.values()] == [30, 10]
+    for other in now._replace(how="of another seed"), now._replace(classes=["a", "c"]):
+        assert as_begun(listing.parent, other, "") is other
     whole_listing = listing.read_bytes()
     listing.write_bytes(whole_listing[:300])
     with pytest.raises(DataError, match="listing.npz: cannot be read.*delete .*set.h5.part to start anew"):
@@ -207,6 +213,23 @@ def test_images_that_vanish_between_two_runs(tmp_path, monkeypatch):
             count = len(before.splits[split])
             np.testing.assert_array_equal(data.read(split, range(count - 1)), np.delete(before.read(split, range(count)), missing, 0))
             np.testing.assert_array_equal(data.splits[split].labels, np.delete(before.splits[split].labels, missing))
+
+
+def test_a_folder_that_another_process_uses_already(tmp_path, monkeypatch):
+    for k in range(8):
+        path = tmp_path / "s" / "ab"[k % 2] / f"{k}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ilsvrc.photograph(k))
+
+    def rmtree(folder):
+        raise error
+
+    monkeypatch.setattr(part.shutil, "rmtree", rmtree)
+    error = OSError(39, "Directory not empty")
+    assert prepare.prepare(str(tmp_path / "s"), str(tmp_path / "set.h5"), size=12).images == 8
+    error = PermissionError(13, "Permission denied")
+    with pytest.raises(DataError, match="other.h5.part: cannot be deleted: Permission denied; delete it by hand"):
+        prepare.prepare(str(tmp_path / "s"), str(tmp_path / "other.h5"), size=12)
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ def keep_listing(part, listing, identity):
     Those in archives do not vanish one by one, and are not saved."""
     if any(images.archives for images, _ in listing.parts.values()):
         return
-    arrays = {"identity": np.array(identity), "classes": _bytes(listing.classes)}
+    arrays = {"identity": np.array(identity), "how": np.array(listing.how),
+              "classes": _bytes(listing.classes)}
     for split, (images, labels) in listing.parts.items():
         arrays |= {f"{split}/names": _bytes(images.names), f"{split}/sizes": images.sizes,
                    f"{split}/stamps": images.stamps, f"{split}/labels": labels}
@@ -34,7 +35,9 @@ def as_begun(folder, listing, identity):
     raw = {name: place for images, _ in listing.parts.values() for name, place in images.raw.items()}
     try:
         with np.load(path) as arrays:  # which unpickles nothing
-            if str(arrays["identity"]) == identity or _texts(arrays["classes"]) != list(listing.classes):
+            # Another `how` has other splits of the same images.
+            if (str(arrays["identity"]) == identity or str(arrays["how"]) != listing.how
+                    or _texts(arrays["classes"]) != list(listing.classes)):
                 return listing
             parts = {split: (Encoded(root, np.array(_texts(arrays[f"{split}/names"]), NAMES),
                                      arrays[f"{split}/sizes"], arrays[f"{split}/stamps"], raw=raw),

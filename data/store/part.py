@@ -7,6 +7,7 @@ Going on starts at the last state, and what was written after it is written agai
 last, around the pixels; it can be written as often as it takes.
 """
 
+import errno
 import fcntl
 import io
 import json
@@ -225,7 +226,13 @@ class Part:
     def discard(self):
         """Delete OUT.h5.part."""
         self.close()
-        shutil.rmtree(self.folder)
+        try:
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            # Since `data` has its name, another process may have begun anew in this folder, and deletes it.
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise DataError(f"{self.folder}: cannot be deleted: {error.strerror}; delete "
+                                "it by hand") from error
 
 
 def save_arrays(path, arrays):
