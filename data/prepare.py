@@ -136,7 +136,7 @@ def prepare_images(source, out, *, size=256, store="raw", val_fraction=0.1, seed
     except OSError as error:
         raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
     left_out = _without_own(listing.left_out, source, out)
-    listing = as_begun(f"{out}.part", listing, _identity(listing))
+    listing = as_begun(f"{os.path.realpath(out)}.part", listing, _identity(listing))
     workers = workers or os.cpu_count()
     how = f"{listing.how}; shorter side to {size}, central square"
     if store == "jpeg":

@@ -282,3 +282,18 @@ def test_copies_across_splits_are_found(tmp_path, rng):
             f"1 of {n} images of '{later}' are copies of images of '{earlier}', {m} of them in another class; the first: {pair}"
             for n, later, earlier, m, pair in ((5, "val", "train", 1, "val 4 is train 3"), (6, "test", "train", 1, "test 3 is train 5"),
                                                (6, "test", "val", 0, "test 2 is val 1"))]
+
+
+def test_an_output_by_way_of_a_link(tmp_path, monkeypatch):
+    """The file that the link names is made, and the link stays."""
+    monkeypatch.chdir(tmp_path)
+    for name in "a", "b":
+        for k in range(12):
+            path = tmp_path / "photos" / name / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (k, 0, 0)).save(path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "set.h5").symlink_to("disk/large.h5")
+    assert main("photos set.h5 --size 16".split()) in (0, None)
+    assert (tmp_path / "set.h5").is_symlink() and (tmp_path / "disk/large.h5").is_file()
+    assert not list(tmp_path.glob("**/*.part"))

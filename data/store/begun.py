@@ -2,7 +2,6 @@
 before it is complete does not keep it from going on."""
 
 import os
-import zipfile
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def as_begun(folder, listing, identity):
             parts = {split: (Encoded(root, np.array(_texts(arrays[f"{split}/names"]), NAMES),
                                      arrays[f"{split}/sizes"], arrays[f"{split}/stamps"], raw=raw),
                              arrays[f"{split}/labels"]) for split in listing.parts}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise nearly anything for a damaged file
         raise DataError(f"{path}: cannot be read: {error}; delete {folder} to start anew") from error
     return listing._replace(parts=parts) if _files(listing.parts) <= _files(parts) else listing
 

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -46,7 +45,7 @@ class Part:
         self.out, self.store, self.shape = os.fspath(out), store, tuple(shape)
         self.job = json.loads(json.dumps(job))
         check_place(self.out)
-        self.folder = f"{self.out}.part"
+        self.folder = f"{os.path.realpath(self.out)}.part"  # where the file will be, links followed
         self.data, self.state = (os.path.join(self.folder, name) for name in ("data", "state.npz"))
         # name → {"handled": images, "skipped": [[index, name, reason], …], "bytes": of pixels}
         self.splits = {}
@@ -78,7 +77,7 @@ class Part:
                 about = json.loads(str(arrays["about"]))
                 self.statistics = Statistics(None, int(arrays["count"]), arrays["total"], arrays["products"])
                 self.lengths = {name: arrays[f"lengths/{name}"].tolist() for name in about["splits"]}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # NumPy and zipfile raise nearly anything for a damaged file
             raise DataError(f"{self.state}: cannot be read: {error}; "
                             f"delete {self.folder} to start anew") from error
         for key in self.job:
