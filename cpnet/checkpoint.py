@@ -52,7 +52,7 @@ class Checkpoint:
     def __init__(self, path):
         self.path = path
         with hdf5.reading(path, "checkpoint", CpnetError) as file:
-            if hdf5.text(file.attrs.get("format", "")) != FORMAT:
+            if hdf5.kind(file) != FORMAT:
                 raise CpnetError(f"{path}: is an HDF5 file but not a checkpoint of this program")
             if file.attrs["version"] != VERSION:
                 raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads "
@@ -78,9 +78,7 @@ class Checkpoint:
         if len(self.classes) != table.settings["classes"]:
             raise CpnetError(f"{self.path}: names {len(self.classes)} classes, and its net has "
                              f"{table.settings['classes']}; is it whole?")
-        profile = table.settings["profile"]
-        if self.mean.ndim != 3 or len(self.mean) != table.image[0] \
-                or nets.crop_size(min(self.mean.shape[1:]), profile) != table.image[1]:
+        if not table.takes(self.mean.shape):
             raise CpnetError(f"{self.path}: its mean image is {'×'.join(map(str, self.mean.shape))}, and its "
                              f"net was made for crops of {'×'.join(map(str, table.image))}; is it whole?")
         return found

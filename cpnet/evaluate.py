@@ -2,7 +2,6 @@
 import numpy as np
 from tqdm import tqdm
 
-from cpnet import nets
 from cpnet.errors import CpnetError, Stopped
 from cpnet.gpu.feed import Feed
 from cpnet.gpu.memory import to_host
@@ -15,7 +14,7 @@ from data.store.identity import class_difference, reorder
 def check_data(table, dataset):
     """Raises CpnetError unless the net can see and name this data set's images."""
     size, crop = (dataset.channels, dataset.height, dataset.width), table.image
-    if crop[0] != size[0] or crop[1] != nets.crop_size(min(size[1:]), table.settings["profile"]):
+    if not table.takes(size):
         raise CpnetError(f"{dataset.path}: its images are {'×'.join(map(str, size))}, "
                          f"the net was made for crops of {'×'.join(map(str, crop))} pixels")
     if len(dataset.classes) != table.settings["classes"]:

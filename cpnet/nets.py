@@ -152,6 +152,11 @@ class Table:
     rate: float
     decay: float
 
+    def takes(self, shape):
+        """Whether crops of images of this shape (C, H, W) are such as the net was made for."""
+        return len(shape) == 3 and shape[0] == self.image[0] \
+            and crop_size(min(shape[1:]), self.settings["profile"]) == self.image[1]
+
     def shapes(self):
         """For each layer, the shapes of one image's input and output."""
         shape = self.image

@@ -171,11 +171,16 @@ def claim(root, net):
 
 def folder_of(root, name):
     """The folder of the run `name`; that of all runs, `root`, exists then."""
-    try:
-        os.makedirs(root, exist_ok=True)
-    except OSError as error:
-        raise CpnetError(f"{root}: could not be made ({error.strerror})") from error
+    make_folder(root)
     return Path(root) / name
+
+
+def make_folder(path):
+    """Make a folder, and those above it, where they are not there. Raises CpnetError if that cannot be."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise CpnetError(f"{path}: could not be made ({error.strerror})") from error
 
 
 def find(root, name=None):

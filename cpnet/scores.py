@@ -132,7 +132,7 @@ def load(path):
     Raises CpnetError for what cannot be read.
     """
     with hdf5.reading(path, "checkpoint", CpnetError) as file:
-        if hdf5.text(file.attrs.get("format", "")) != FORMAT:
+        if hdf5.kind(file) != FORMAT:
             return None
         if file.attrs["version"] != VERSION:
             raise CpnetError(f"{path}: has version {file.attrs['version']}, this program reads version "

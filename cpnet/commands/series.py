@@ -10,7 +10,7 @@ from pathlib import Path
 from cpnet.commands import train
 from cpnet.errors import CpnetError
 from cpnet.files import owned, write_atomically
-from cpnet.run_folder import LAST, folder_of, read_object, read_text
+from cpnet.run_folder import LAST, make_folder, read_object, read_text
 
 
 @contextmanager
@@ -20,10 +20,10 @@ def begun(path, settings):
     Raises CpnetError if the file is there and holds others, or while another process trains this series.
     """
     path = Path(path)
-    folder_of(path.parent.parent, "")
+    make_folder(path.parent.parent)
     with owned(path.parent):
         if not os.path.lexists(path):
-            folder_of(path.parent, "")
+            make_folder(path.parent)
             write_atomically(path, json.dumps(settings, indent=1) + "\n")
         before = read_object(path, read_text(path))
         for key in settings:

@@ -69,8 +69,8 @@ def to_checkpoint(path, trained, source):
 
 def _check_surroundings(source, trained, table):
     """Raises CpnetError unless mean image and class names are such as the net needs."""
-    mean, (channels, crop, _), profile = trained.mean, table.image, table.settings["profile"]
-    if mean.ndim != 3 or len(mean) != channels or nets.crop_size(min(mean.shape[1:]), profile) != crop:
+    mean, (channels, crop, _) = trained.mean, table.image
+    if not table.takes(mean.shape):
         raise CpnetError(f"{source}: the mean image is {'×'.join(map(str, mean.shape))}, the net needs "
                          f"{channels} channels, of a size whose crops have {crop} pixels a side")
     if mean.dtype.kind not in "fu" or not np.isfinite(mean).all():

@@ -232,7 +232,7 @@ class Codes:
     def __init__(self, path):
         self.path = path
         with hdf5.reading(path, "codes file", CpnetError) as file:
-            if hdf5.text(file.attrs.get("format", "")) != FORMAT or file.attrs.get("version") != VERSION:
+            if hdf5.kind(file) != FORMAT or file.attrs.get("version") != VERSION:
                 raise CpnetError(f"{path}: is not a codes file of this program; make one with python run.py "
                                  "codes")
             self.bits, self.kind = int(file.attrs["bits"]), hdf5.text(file.attrs["kind"])

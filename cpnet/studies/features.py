@@ -195,7 +195,7 @@ class Features:
     def __init__(self, path):
         self.path = path
         with hdf5.reading(path, "features file", CpnetError) as file:
-            if hdf5.text(file.attrs.get("format", "")) != FORMAT or file.attrs.get("version") != VERSION:
+            if hdf5.kind(file) != FORMAT or file.attrs.get("version") != VERSION:
                 raise CpnetError(f"{path}: is not a features file of this program; make one with python "
                                  "run.py features")
             self.fingerprint = hdf5.json_object(file.attrs.get("fingerprint", "{}"))
@@ -255,7 +255,7 @@ def open_vectors(path):
     """The Features of a features file, or else the Pixels of a data set.
     Raises CpnetError or DataError for what is neither."""
     with hdf5.reading(path, "features file or data set", CpnetError) as file:
-        is_features = hdf5.text(file.attrs.get("format", "")) == FORMAT
+        is_features = hdf5.kind(file) == FORMAT
     return Features(path) if is_features else Pixels(Dataset(path))
 
 

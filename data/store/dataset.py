@@ -136,7 +136,7 @@ class Dataset:
             raise
 
     def _read_header(self, file):
-        if hdf5.text(file.attrs.get("format", "")) != FORMAT:
+        if hdf5.kind(file) != FORMAT:
             raise self._bad(f"is HDF5 but no data set of ours (no attribute format='{FORMAT}'); use "
                             "'prepare' first")
         if file.attrs.get("version") != VERSION:

@@ -39,6 +39,11 @@ def text(value):
     return value
 
 
+def kind(file):
+    """What the attribute "format" of an open file says that it is; "" if it says nothing."""
+    return text(file.attrs.get("format", ""))
+
+
 def texts(dataset):
     """The list of texts in a dataset (n,), fixed or variable. Raises ValueError for anything else."""
     found = dataset[()]
