@@ -4,6 +4,7 @@ import importlib
 import itertools
 import os
 import pkgutil
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from data.store.dataset import Dataset
 from tests import cuemu, gpus, softcuda
 from tests.device import DeviceArray
 from tests.helpers import small_set
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class NumpyBackend:
