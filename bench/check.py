@@ -1,6 +1,6 @@
-"""Does cpnet compute what PyTorch computes? The two-column net of both, with the same weights, images and dropped neurons.
+"""Does cpnet compute what PyTorch computes? A net of both, with the same weights, images and dropped neurons.
 
-    python -m bench.check [--devices cpu]
+    python -m bench.check [--devices cpu] [--net alexnet]
     python -m bench.check --devices 0 --class tf32 [--json FILE]
 
 The first prints the largest error of a layer's gradient in float64, and exits with status 1 if it is more than rounding.
@@ -18,13 +18,14 @@ import torch
 from torch.nn import functional as F
 
 from bench import gpu
-from bench.torch_alexnet import TorchAlexNet, load, masks, optimizer
+from bench.contestant import of_size
+from bench.torch_net import TorchNet, load, masks, optimizer
 from cpnet.gpu.devices import named
 from cpnet.gpu.memory import to_host
 from cpnet.gpu.platform import on_gpu
 from cpnet.layers import Pass
 from cpnet.machine import machine
-from cpnet.nets import build
+from cpnet.nets import NETS
 from cpnet.network import Network
 from cpnet.ops import softmax
 from cpnet.step import Step
@@ -42,9 +43,8 @@ class Pair:
     """A network of cpnet and its PyTorch counterpart in float64, from the same weights."""
 
     def __init__(self, network):
-        settings = network.table.settings
         self.network = network
-        self.model = TorchAlexNet(settings["image"][1], settings["classes"], settings["profile"]).double()
+        self.model = TorchNet(network.table).double()
         load(self.model, network)
 
     def forward(self, images, run):
@@ -86,10 +86,10 @@ class Pair:
                         for name, before in start.items()}
 
 
-def largest_error(where="cpu", images=2, seed=0):
-    """(parameter, error) where the gradients of the whole net at 224×224 differ most; "logits" where those do."""
+def largest_error(where="cpu", net="alexnet", images=2, seed=0):
+    """(parameter, error) where the gradients of the whole net differ most; "logits" where those do."""
     rng = np.random.default_rng(seed)
-    table = build("alexnet")
+    table = of_size(net)
     pair = Pair(Network(table, named(where, table.columns), seed=seed, dtype=np.float64))
     labels = rng.integers(table.settings["classes"], size=images)
     logits = pair.forward(60 * rng.standard_normal((*table.image, images)), Pass(training=True, seed=seed))
@@ -107,9 +107,8 @@ class Training:
     """PyTorch's model of a network, in `dtype`, trained from the network's weights on the network's dropped neurons."""
 
     def __init__(self, network, dtype, where):
-        settings = network.table.settings
         self.network, self.dtype, self.where = network, dtype, where
-        self.model = TorchAlexNet(settings["image"][1], settings["classes"], settings["profile"]).to(where, dtype)
+        self.model = TorchNet(network.table).to(where, dtype)
         load(self.model, network)
         self.start = self.weights()
         self.rule = optimizer(self.model, RATE)
@@ -184,11 +183,11 @@ def _group(what):
     return what if what in ("loss", "logits") else ""
 
 
-def measured_distances(where, kind, path=None):
+def measured_distances(where, kind, net="alexnet", path=None):
     """Print `distances` on devices `where` in class `kind`, write them to `path`; whether ours is as near."""
     gpu.precision(kind)
     gpu.math(kind)
-    table = build("alexnet")
+    table = of_size(net)
     found = distances(Network(table, named(where, table.columns)))
     print(f"{kind}: distance to float64 {'ours':>18} {'PyTorch':>9}")
     for what, steps, own, their in found:
@@ -204,13 +203,14 @@ def measured_distances(where, kind, path=None):
 def main():
     parser = argparse.ArgumentParser(prog="python -m bench.check", description=__doc__.splitlines()[0])
     parser.add_argument("--devices", default="cpu")
+    parser.add_argument("--net", default="alexnet", choices=NETS)
     parser.add_argument("--class", dest="kind", choices=["fp32", "tf32"], help="compare float32 training too")
     parser.add_argument("--json", type=Path, help="with --class: write the figures to this file")
     args = parser.parse_args()
-    name, error = largest_error(args.devices)
+    name, error = largest_error(args.devices, args.net)
     verdict = "right" if error <= TOLERANCE else "WRONG"
     print(f"{verdict}: gradients against PyTorch in float64, largest relative error {error:.1e}, in {name}", flush=True)
-    if verdict == "right" and args.kind and not measured_distances(args.devices, args.kind, args.json):
+    if verdict == "right" and args.kind and not measured_distances(args.devices, args.kind, args.net, args.json):
         verdict = "WRONG"
         print("WRONG: ours is more than twice as far from float64 as PyTorch is")
     sys.exit(verdict == "WRONG")

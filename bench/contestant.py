@@ -1,6 +1,6 @@
 """One contestant of `bench.step`, in a process of its own: it waits, does a training step when told to, and says how long.
 
-    python -m bench.contestant NAME --batch N --threads T [--devices 0 --class fp32]
+    python -m bench.contestant NAME --net alexnet --batch N --threads T [--devices 0 --class fp32 --math exact]
 
 For each line "step" on its standard input it writes one JSON object: `ms`, the step's time (on a GPU: of a turn of several,
 see gpu.py); `loss`; `peak_mib`, the largest memory so far; `idle`, the share of one core that it used while it was waiting,
@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from bench import gpu
+from cpnet.nets import build
 
 OURS = {"ours": "cpnet", "ours, eager": "cpnet without CUDA graphs"}
 PEERS = {"eager": "PyTorch as it comes", "channels_last": "eager, N H W C in memory", "compile": "torch.compile",
@@ -30,24 +31,32 @@ def environment(name):
     return {**os.environ, **(KEEP_MEMORY if name == "compile+" else {})}
 
 
-def batch(count, classes=1000, size=224):
+def of_size(net):
+    """The Table of a net with images and classes as it is mostly used."""
+    if net.startswith("alexnet"):
+        return build(net)
+    return build(net, (1, 24, 24) if net.startswith("mini") else (3, 28, 28), 10)
+
+
+def batch(count, table=None):
     """Images (N, C, H, W) as large as pixels are, and labels."""
-    rng = np.random.default_rng(0)
-    return 60 * rng.standard_normal((count, 3, size, size), dtype=np.float32), rng.integers(classes, size=count)
+    rng, table = np.random.default_rng(0), table or of_size("alexnet")
+    images = 60 * rng.standard_normal((count, *table.image), dtype=np.float32)
+    return images, rng.integers(table.settings["classes"], size=count)
 
 
-def ours(count, threads, devices):
+def ours(table, count, threads, devices, math):
     """A function that does a step of cpnet's net, as the trainer does, and returns the loss."""
     from cpnet.gpu.devices import named
-    from cpnet.nets import build
     from cpnet.network import Network
+    from cpnet.precision import set_math
     from cpnet.step import Step
     from cpnet.threads import set_threads
 
     set_threads(threads)
-    table = build("alexnet")
+    set_math(math)
     work = Step(Network(table, named(devices, table.columns)))
-    images, labels = batch(count)
+    images, labels = batch(count, table)
     images = np.ascontiguousarray(images.transpose(1, 2, 3, 0))
     steps = iter(range(1 << 31))
 
@@ -59,16 +68,16 @@ def ours(count, threads, devices):
     return step
 
 
-def peer(name, count, threads):
+def peer(name, table, count, threads):
     """The same with PyTorch."""
     import torch
 
-    from bench.torch_alexnet import TorchAlexNet, fast_lrn, optimizer
+    from bench.torch_net import TorchNet, fast_lrn, optimizer
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = TorchAlexNet(lrn=fast_lrn if name == "compile+" else None)
-    images, labels = map(torch.from_numpy, batch(count))
+    model = TorchNet(table, lrn=fast_lrn if name == "compile+" else None)
+    images, labels = map(torch.from_numpy, batch(count, table))
     if name == "channels_last":
         model, images = (each.to(memory_format=torch.channels_last) for each in (model, images))
     rule = optimizer(model, RATE, fused=name == "compile+")
@@ -84,9 +93,10 @@ def peer(name, count, threads):
     return step
 
 
-def on_cpu(name, count, threads, devices):
+def on_cpu(name, net, count, threads, devices, math):
     """A function that takes a turn, a step: {"ms", "loss", "peak_mib"}."""
-    step = ours(count, threads, devices) if name == "ours" else peer(name, count, threads)
+    table = of_size(net)
+    step = ours(table, count, threads, devices, math) if name == "ours" else peer(name, table, count, threads)
 
     def turn():
         began = time.perf_counter()
@@ -110,6 +120,8 @@ def on_gpu(name, count, devices, kind):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=[*OURS, *PEERS, *gpu.PEERS])
+    parser.add_argument("--net", default="alexnet")
+    parser.add_argument("--math", default="fp32")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--devices", default="cpu")
@@ -118,7 +130,7 @@ def main():
     answers = os.fdopen(os.dup(1), "w")  # libraries may print; their lines go to standard error
     os.dup2(2, 1)
     if args.devices.startswith("cpu"):
-        turn = on_cpu(args.name, args.batch, args.threads, args.devices)
+        turn = on_cpu(args.name, args.net, args.batch, args.threads, args.devices, args.math)
     else:
         turn = on_gpu(args.name, args.batch, args.devices, args.kind)
     rested = None

@@ -26,7 +26,7 @@ def precision(kind):
 
 def math(kind):
     """Set ours to a class: tf32 stands beside PyTorch's faster ones. Returns its name."""
-    from cpnet.gpu.precision import set_math
+    from cpnet.precision import set_math
     wanted = "fp32" if kind == "fp32" else "tf32"
     set_math(wanted)
     return wanted
@@ -64,14 +64,15 @@ def peer(name, images, labels, kind, rate):
     """The same with PyTorch."""
     import torch
 
-    from bench.torch_alexnet import TorchAlexNet, fast_lrn, optimizer
+    from bench.torch_net import TorchNet, fast_lrn, optimizer
+    from cpnet.nets import build
 
     precision(kind)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     plus = name in ("graph", "compile+")
     layout = torch.channels_last if name in ("channels_last", "graph", "compile+") else torch.contiguous_format
-    model = TorchAlexNet(lrn=fast_lrn if plus else None).cuda().to(memory_format=layout)
+    model = TorchNet(build("alexnet"), lrn=fast_lrn if plus else None).cuda().to(memory_format=layout)
     x, right = torch.from_numpy(images).cuda().to(memory_format=layout), torch.from_numpy(labels).cuda()
     rule = optimizer(model, rate, **({} if name == "eager" else {"fused": True}))
     net = torch.compile(model, mode="max-autotune") if name in AUTOTUNED else model

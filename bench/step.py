@@ -1,6 +1,6 @@
-"""One training step of the paper's net at 224×224, ours and PyTorch's in turn: forward, loss, backward, update.
+"""One training step of a net, ours and PyTorch's in turn: forward, loss, backward, update.
 
-    python -m bench.step --devices cpu --batch 128 [--json FILE] [--repeats R] [--peers eager,compile] [--quick]
+    python -m bench.step --devices cpu --batch 128 [--net mini] [--json FILE] [--repeats R] [--peers eager,compile] [--quick]
     python -m bench.step --devices 0 --class fp32 --batch 128,256,1024 --json FILE
 
 First losses and gradients of the whole net are checked against PyTorch; what is wrong is not timed. Each contestant then
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from bench import gpu
 from bench.contestant import OURS, PEERS, environment
 from cpnet.machine import machine
+from cpnet.nets import NETS
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not counted: memory, threads and compiled code settle
@@ -34,11 +35,11 @@ BUSY = 0.02  # more than this share of a core, used while waiting, spoils the ot
 class Contestant:
     """A process that does a step when asked."""
 
-    def __init__(self, name, batch, threads, devices, kind="fp32"):
+    def __init__(self, name, batch, threads, devices, kind="fp32", net="alexnet", math="fp32"):
         self.name, self.samples, self.idle, self.peak_mib = name, [], [], 0.0
         self.errors = tempfile.TemporaryFile("w+")
         command = [sys.executable, "-m", "bench.contestant", name, "--batch", str(batch), "--threads", str(threads),
-                   "--devices", devices, "--class", kind]
+                   "--devices", devices, "--class", kind, "--net", net, "--math", math]
         self.process = subprocess.Popen(command, text=True, cwd=ROOT, env=environment(name),
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
 
@@ -68,7 +69,7 @@ class Contestant:
         self.errors.close()
 
 
-def race(names, batch, threads, devices, repeats, kind="fp32"):
+def race(names, batch, threads, devices, repeats, kind="fp32", net="alexnet", math="fp32"):
     """(contestants that finished, {name of the others: why}), each with `repeats` samples, taken in turn."""
     running, failed = [], {}
     with tqdm(total=len(names) * (WARM_UP + repeats), desc="steps", leave=False) as bar:
@@ -85,7 +86,7 @@ def race(names, batch, threads, devices, repeats, kind="fp32"):
 
         try:
             for name in names:
-                running.append(Contestant(name, batch, threads, devices, kind))
+                running.append(Contestant(name, batch, threads, devices, kind, net, math))
                 for _ in range(WARM_UP):
                     if name not in failed:
                         bar.set_postfix_str(f"{name} warms up")
@@ -131,6 +132,8 @@ def report(contestants, failed, batch, about=PEERS):
 def parse(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench.step", description=__doc__.splitlines()[0])
     parser.add_argument("--devices", default="cpu", help="cpu, or cpu,cpu of ours; 0: ours and PyTorch on that GPU")
+    parser.add_argument("--net", default="alexnet", choices=NETS, help="on a CPU; a GPU has alexnet's kernels timed")
+    parser.add_argument("--math", default="fp32", choices=["fp32", "exact"], help="on a CPU: how ours computes products")
     parser.add_argument("--class", dest="kind", default="fp32", choices=gpu.CLASSES,
                         help=f"on a GPU: {'; '.join(f'{name}: {what}' for name, what in gpu.CLASSES.items())}")
     parser.add_argument("--batch", default="128", help="one, or several: 128,256,1024")
@@ -156,12 +159,14 @@ def parse(arguments=None):
             parser.error(f"--peers: there is no peer {name!r}, only {', '.join(args.about)}")
     if args.on_cpu and args.kind != "fp32":
         parser.error(f"--class {args.kind} needs a GPU: --devices 0")
+    if not args.on_cpu and (args.net, args.math) != ("alexnet", "fp32"):
+        parser.error("--net and --math are for --devices cpu")
     return args
 
 
-def check(devices, kind, path=None):
+def check(devices, kind, path=None, net="alexnet"):
     """Print how far losses and gradients are from PyTorch's; exit if they are wrong. A process of its own, for its memory."""
-    command = [sys.executable, "-m", "bench.check", "--devices", devices]
+    command = [sys.executable, "-m", "bench.check", "--devices", devices, "--net", net]
     if not devices.startswith("cpu"):
         command += ["--class", "fp32" if kind == "fp32" else "tf32"]
         command += ["--json", str(path.with_name(f"check-{path.name}"))] if path else []
@@ -174,7 +179,7 @@ def measure(args):
     names = [*([name for name in OURS if name == "ours" or not args.on_cpu]), *args.peers]
     measured = []
     for batch in args.batch:
-        finished, failed = race(names, batch, args.threads, args.devices, args.repeats, args.kind)
+        finished, failed = race(names, batch, args.threads, args.devices, args.repeats, args.kind, args.net, args.math)
         if best(finished, OURS) is None:
             sys.exit("; ".join(f"{name} failed: {failed[name]}" for name in OURS if name in failed))
         print(report(finished, failed, batch, args.about), flush=True)
@@ -186,11 +191,11 @@ def measure(args):
 
 def main(arguments=None):
     args = parse(arguments)
-    check(args.devices, args.kind, args.json)
+    check(args.devices, args.kind, args.json, args.net)
     measured = measure(args)
     if args.json:
         first, *others = [details(*each) for each in measured]
-        result = {"machine": {**machine("cpu" if args.on_cpu else args.devices), "threads": args.threads},
+        result = {"net": args.net, "math": args.math, "machine": {**machine("cpu" if args.on_cpu else args.devices), "threads": args.threads},
                   "rows": [row for batch, finished, _ in measured for row in rows(finished, batch, args.kind)],
                   "repeats": args.repeats, **first, **({"others": others} if others else {})}
         args.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Layers of a table that are computed as one: the same numbers, by fewer passes over memory.
 
-    convolution, ReLU            one operation, everywhere: the ReLU is applied as the result is stored (3.1)
-    normalization, max pooling   one operation, on a GPU: the normalized maps are never in memory (3.3, 3.4)
+    convolution, ReLU            one operation: the ReLU is applied as the result is stored (3.1)
+    normalization, max pooling   one operation: the normalized maps are never in memory (3.3, 3.4)
 
 `fuse` rewrites the rows of a table once, from below; what is not exactly of these types stays as it is.
 """

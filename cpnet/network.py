@@ -8,7 +8,7 @@ import numpy as np
 from cpnet.columns import gather, scatter_sum
 from cpnet.errors import CpnetError
 from cpnet.fusion import fuse
-from cpnet.gpu import memory, platform
+from cpnet.gpu import memory
 from cpnet.layers import Pass
 from cpnet.ops import sgd, softmax
 
@@ -46,16 +46,15 @@ class Network:
     Each device holds a contiguous share of every layer's filters, hence of axis 0 of its parameters;
     an undivided layer lies on the first device. A device's parameters are one flat array (`values`),
     and so are its velocities, its gradients and the layers' state, in the order in which backward produces
-    the gradients. On GPUs, response normalization and the max pooling above it are one operation,
-    unless `fuse_pools` is False.
+    the gradients. Response normalization and the max pooling above it are one operation, unless `fuse_pools`
+    is False.
 
     `kinds` says which arrays there are of each kind: {"values": {"conv1.weight": Parameter, …}, …}.
     """
 
     def __init__(self, table, devices, *, seed=0, dtype=np.float32, fuse_pools=True):
         self.table, self.devices, self.seed, self.dtype = table, devices, seed, np.dtype(dtype)
-        on_gpu = platform.on_gpu(devices[0].empty((1,), self.dtype))
-        self.rows = fuse(table, pools=fuse_pools and on_gpu, devices=len(devices))
+        self.rows = fuse(table, pools=fuse_pools, devices=len(devices))
         for row in self.rows:
             self._place(row)
         self.parameters = table.parameters()

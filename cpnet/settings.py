@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 
 from cpnet import kinds, nets
 from cpnet.errors import CpnetError
-from cpnet.gpu.precision import MATH
 from cpnet.machine import cores
+from cpnet.precision import MATH
 from cpnet.schedule import schedule
 from data.loading.order import SHUFFLES
 
@@ -174,8 +174,8 @@ class Settings:
              "Default: the best devices that it finds; the program says which.")
     math: str = setting(
         MATH[0], one_of(MATH, "math"), "--math", DEVICE, metavar="MATH",
-        text=f"Computes products on a GPU's tensor cores in this way: {' or '.join(MATH)}. fp32 is as exact "
-             "as float32; tf32 is faster and exact to 3 digits.")
+        text=f"Computes products in this way: {', '.join(MATH)}. fp32 has errors as small as float32's "
+             "own. tf32 is faster on a GPU's tensor cores and right to 3 digits. exact takes no short cuts.")
     graph: bool = setting(
         False, kinds.flag, "--graph", DEVICE, may_change=True,
         text="Records a step's launches once as CUDA graphs and replays them. This takes one GPU, and has "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cpnet.gpu.devices import named
-from cpnet.layers import Pass
+from cpnet.layers import LRN, Pass
 from cpnet.nets import build
 from cpnet.network import Network
 
@@ -126,7 +126,15 @@ def test_float32(check, small_batch):
 
 
 def test_the_two_normalizations_of_the_peer_agree(torch, rng):
-    from bench.torch_alexnet import fast_lrn, library_lrn
+    from bench.torch_net import fast_lrn, library_lrn
     x = torch.from_numpy(rng.standard_normal((3, 12, 2, 2)))
     for alpha in 1e-4, 0.5:
-        torch.testing.assert_close(fast_lrn(x, alpha), library_lrn(x, alpha), rtol=1e-12, atol=1e-12)
+        for columns in 1, 2:
+            layer = LRN("lrn", alpha=alpha)
+            torch.testing.assert_close(fast_lrn(x, layer, columns), library_lrn(x, layer, columns), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("net", ["mini", "four-layer", "mini-conv6"])
+def test_the_other_nets(check, net):
+    """Gradients in float64, and the update rule with each parameter's own rate and decay."""
+    assert check.largest_error(net=net)[1] <= check.TOLERANCE

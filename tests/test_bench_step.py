@@ -83,8 +83,8 @@ def test_the_check_of_a_class(monkeypatch, tmp_path):
     step.check("cpu", "fp32", tmp_path / "a.json")
     step.check("0", "bf16", tmp_path / "a.json")
     step.check("0", "fp32")
-    assert asked == [["--devices", "cpu"], ["--devices", "0", "--class", "tf32", "--json", str(tmp_path / "check-a.json")],
-                     ["--devices", "0", "--class", "fp32"]]
+    on_gpu, net = ["--devices", "0", "--net", "alexnet", "--class"], ["--net", "alexnet"]
+    assert asked == [["--devices", "cpu", *net], [*on_gpu, "tf32", "--json", str(tmp_path / "check-a.json")], [*on_gpu, "fp32"]]
 
 
 def test_the_file(torch, monkeypatch, tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_larger_batches_are_for_the_best_only(torch, monkeypatch, tmp_path, caps
     asked = []
     times = {"ours": 5.0, "ours, eager": 6.0, "eager": 9.0, "channels_last": 8.0, "graph": 7.0, "compile": 6.5}
 
-    def race(names, batch, threads, devices, repeats, kind):
+    def race(names, batch, threads, devices, repeats, kind, net, math):
         asked.append((batch, names, kind))
         finished = [contestant(name, times[name] * batch, times[name] * batch) for name in names if name in times]
         return finished, {"compile+": "no"} if batch == 2 else {}
@@ -185,7 +185,7 @@ def test_classes(torch, monkeypatch):
         torch.backends.cudnn.allow_tf32 = before[0]
         torch.set_float32_matmul_precision(before[1])
     asked = []
-    monkeypatch.setattr("cpnet.gpu.precision.set_math", asked.append, raising=False)
+    monkeypatch.setattr("cpnet.precision.set_math", asked.append, raising=False)
     assert [gpu.math(kind) for kind in gpu.CLASSES] == asked == ["fp32", "tf32", "tf32", "tf32"]
 
 
@@ -210,7 +210,7 @@ def test_settings(capsys):
     assert (args.batch, args.peers, args.kind) == ([128, 256], list(gpu.PEERS), "tf32")
     for words, message in (["--peers", "eager,egaer"], "there is no peer 'egaer'"), (["--peers", "graph"], "no peer 'graph'"), (
             ["--batch", "128;256"], "--batch 128;256: give one size"), (["--batch", "0"], "at least one image"), (
-            ["--class", "tf32"], "--class tf32 needs a GPU"):
+            ["--class", "tf32"], "--class tf32 needs a GPU"), (["--devices", "0", "--net", "mini"], "are for --devices cpu"):
         with pytest.raises(SystemExit):
             step.parse(words)
         assert message in capsys.readouterr().err

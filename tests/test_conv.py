@@ -91,7 +91,7 @@ def test_pytorch_agrees(backend, dtype, rng, torch, case):
 @pytest.mark.parametrize("enough", [1, 1 << 30], ids=["shifts behind", "shifts before"])
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_both_orders_of_shift_and_product(rng, case, enough, monkeypatch):
-    monkeypatch.setattr("cpnet.ops.conv.definition.ENOUGH", enough)
+    monkeypatch.setattr("cpnet.ops.conv.lines.ENOUGH", enough)
     x, w, b, d_y = case.arrays(rng, np.float64)
     d_x = conv_backward(d_y, x, w, np.empty_like(w), **case.options())
     np.testing.assert_allclose(conv_forward(x, w, b, **case.options()), reference.conv_forward(x, w, b, *case[2:]), atol=1e-12)

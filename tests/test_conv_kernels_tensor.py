@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet import nets
-from cpnet.gpu import kernels, memory, precision, source
+from cpnet import nets, precision
+from cpnet.gpu import kernels, memory, source
 from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network
@@ -87,7 +87,7 @@ def compare(case, math="fp32", **options):
     return found
 
 
-@pytest.mark.parametrize("math", precision.MATH)
+@pytest.mark.parametrize("math", precision.TENSOR)
 @pytest.mark.parametrize("layer, images", PAPER)
 def test_the_paper_s_layers(launched, layer, images, math):
     compare(LAYERS[layer]((*PIXELS[layer], images)), math)
@@ -136,7 +136,7 @@ def test_ragged_and_odd(monkeypatch, launched, case):
     assert "conv_weight_parts" not in dict(launched)
 
 
-@pytest.mark.parametrize("math", precision.MATH)
+@pytest.mark.parametrize("math", precision.TENSOR)
 @pytest.mark.parametrize("inputs, outputs, images", FULLY_CONNECTED)
 def test_fully_connected(launched, inputs, outputs, images, math):
     compare(Case((inputs, 1, 1, images), (outputs, 1, 1)), math)
@@ -145,7 +145,7 @@ def test_fully_connected(launched, inputs, outputs, images, math):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("math", precision.MATH)
+@pytest.mark.parametrize("math", precision.TENSOR)
 @pytest.mark.parametrize("case", [Case((6, 4, 3, 5), (4, 3, 2), pad=(1, 1), groups=2), Case((40, 1, 1, 3), (9, 1, 1)),
                                   Case((16, 5, 5, 4), (10, 3, 3), stride=2)], ids=str)
 def test_parts_of_forward_and_of_the_input_gradient(monkeypatch, case, math, relu):
@@ -235,7 +235,7 @@ def test_no_bank_is_met_twice():
     """Every load of a warp from the tiles takes as few turns at shared memory's 32 banks as its bytes need."""
     lanes = np.arange(32)
     g, t = lanes // 4, lanes % 4
-    for math in precision.MATH:
+    for math in precision.TENSOR:
         for rows, tile in tensor.TILES[math].items():
             assert turns((t * (rows + 8) + 2 * g), 2) == 2 and turns(t * (tile.columns + 8) + g, 1) == 1
     text = source.text(FOLDER / "tensor_weights.cu")
@@ -326,7 +326,7 @@ def test_every_barrier_wait_and_guard_is_missed(name):
 if __name__ == "__main__":
     device.Runner.shared_memory = H200
     for layer in LAYERS:
-        for math in precision.MATH:
+        for math in precision.TENSOR:
             worst = np.max([compare(LAYERS[layer]((*PIXELS[layer], images)), math) for images in (1, 3, 32, 128, 130)], axis=0)
             print(layer, math, *(f"{name} {each:.1e}" for name, each in zip(("y", "d_x", "d_w"), worst, strict=False)))
     precision.set_math("fp32")

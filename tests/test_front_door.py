@@ -128,6 +128,13 @@ def test_version_loads_no_cupy():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_what_only_prints_loads_neither_compiler_nor_plots():
+    for words in "--help", "summary --net mini":
+        code = f"import sys; import run; run.console.run(run.main, {words.split()}); " \
+               "assert not {'numba', 'matplotlib', 'cupy'} & set(sys.modules)"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
 def test_version_where_everything_is_missing(monkeypatch):
     for module in "numpy", "threadpoolctl":
         monkeypatch.setitem(sys.modules, module, None)

@@ -6,10 +6,10 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from cpnet import checkpoint, gradcheck, nets
+from cpnet import checkpoint, gradcheck, nets, precision
 from cpnet.errors import CpnetError, Stopped
 from cpnet.evaluate import evaluate
-from cpnet.gpu import devices, memory, platform, precision
+from cpnet.gpu import devices, memory, platform
 from cpnet.gpu.devices import Device
 from cpnet.layers import Pass
 from cpnet.network import Network

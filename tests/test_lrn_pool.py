@@ -153,9 +153,10 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("relu_first, count, reads", [(True, 1, "column"), (True, 2, "column"), (False, 1, "column"),
                                                       (True, 1, "all")])
 def test_a_net_learns_the_same(gpu, rng, relu_first, count, reads):
-    """On the CPU, where they are two operations, and on a GPU as one; what a watcher sees is the same, too."""
+    """As two operations on the CPU, and as one on a GPU; what a watcher sees is the same, too."""
     placed = [gpu, Emulated("cuemu 2")][:count]
-    nets_of = [Network(table(relu_first, reads), where, seed=3, dtype=np.float64) for where in ([Device()] * count, placed)]
+    nets_of = [Network(table(relu_first, reads), where, seed=3, dtype=np.float64, fuse_pools=where is placed)
+               for where in ([Device()] * count, placed)]
     assert [kinds(net) for net in nets_of] == [
         ["ConvReLU", "LRN", "MaxPool", "Linear"] if relu_first else ["Conv", "LRN", "MaxPool", "ReLU", "Linear"],
         ["ConvReLU", "NormMaxPool", "Linear"] if relu_first else ["Conv", "NormMaxPool", "ReLU", "Linear"]]
@@ -198,5 +199,5 @@ def test_a_subclass_is_not_fused_as_what_it_is_not(gpu):
 def test_what_is_not_fused(gpu):
     for net in (Network(table(True), [gpu], fuse_pools=False), Network(table(True, z=4), [gpu]),
                 Network(table(True, "all"), [gpu, Emulated("cuemu 2")]),
-                Network(table(True, z=3, s=3), [gpu]), Network(table(True), [Device()])):
+                Network(table(True, z=3, s=3), [gpu]), Network(table(True), [Device()], fuse_pools=False)):
         assert kinds(net) == ["ConvReLU", "LRN", "MaxPool", "Linear"] and not net.rows[0].layer.masked

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cpnet import precision
 from cpnet.commands import train
-from cpnet.gpu import devices, memory, platform, precision
+from cpnet.gpu import devices, memory, platform
 from cpnet.gpu.memory import workspace
-from cpnet.gpu.precision import set_math
+from cpnet.precision import set_math
 from tests.device import RUNNER, DeviceArray
 from tests.gpus import SOFT, gpus
 
@@ -22,7 +23,7 @@ def _fp32(monkeypatch):
 def test_what_there_is():
     set_math("tf32")
     assert precision.math() == "tf32"
-    with pytest.raises(ValueError, match="math is fp32 or tf32, not 'fp16'"):
+    with pytest.raises(ValueError, match="math is fp32, tf32 or exact, not 'fp16'"):
         set_math("fp16")
     with pytest.raises(SystemExit):
         train.parser().parse(["--math", "fp16"])

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import cpnet
-from cpnet import nets
-from cpnet.gpu import platform, precision
+from cpnet import nets, precision
+from cpnet.gpu import platform
 from cpnet.layers import Pass
 from cpnet.ops import crops, dropout, lrn_pool, pointwise, pool, sgd, softmax
 from cpnet.studies.ops import nearest, squared_error
@@ -27,7 +27,7 @@ ARCHITECTURES = 75, 80, 90, 120
 REGISTERS = 64  # at most: four blocks of 256 threads on a multiprocessor; but of these files more
 REGISTERS_OF = {"plain": 255, "tensor": 255, "lrn_pool": 184}  # a thread's most; 184 in float64, which no speed depends on
 SHARED = 48 << 10
-MATHS = {90: precision.MATH}  # "fp32" for the others: TF32 takes half a minute to compile
+MATHS = {90: precision.TENSOR}  # "fp32" for the others: TF32 takes half a minute to compile
 # What precision.tensor_cores says of each: bytes of shared memory that a block may have, or 0 without tensor cores for TF32.
 ROOM = {75: 0, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 BATCHES = 128, 130, 30
@@ -202,7 +202,7 @@ def static_shared(kernel, macros):
     return {"conv_product": 16, "conv_weight_parts_tensor": 12 * int(macros.get("COLUMNS", 0))}.get(kernel, SHARED)
 
 
-@pytest.mark.parametrize("math", precision.MATH)
+@pytest.mark.parametrize("math", precision.TENSOR)
 @pytest.mark.parametrize("architecture", [architecture for architecture in ROOM if ROOM[architecture]])
 @pytest.mark.parametrize("images", [1, 2, 3, 8, 16, 30, 32, 64, 128, 256, 512, 1024])
 def test_every_product_of_the_paper_s_net_is_by_tensor_cores(monkeypatch, architecture, images, math):

@@ -8,7 +8,7 @@ from tests.helpers import ROOT
 PLACE = re.compile(r"`([\w/]+\.py):(\w+)`")
 
 
-@pytest.mark.parametrize("page, least", [("paper-map.md", 30), ("questions.md", 20), ("devices.md", 8)])
+@pytest.mark.parametrize("page, least", [("paper-map.md", 30), ("questions.md", 20), ("devices.md", 8), ("winograd.md", 4)])
 def test_every_place_that_is_named_exists(page, least):
     places = set(PLACE.findall((ROOT / "docs" / page).read_text()))
     assert len(places) > least

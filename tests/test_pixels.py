@@ -2,7 +2,6 @@
 import gc
 import os
 
-import numba
 import numpy as np
 import pytest
 
@@ -160,14 +159,3 @@ def test_files_are_closed(tmp_path):
         del loader
     del dataset
     assert open_files() == before
-
-
-def test_compiled_code_need_not_be_kept(monkeypatch):
-    """Where neither the program's folder nor the user's can be written to, Numba refuses to."""
-    def njit(*, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return numba.njit(**options)
-
-    monkeypatch.setattr(crops, "njit", njit)
-    assert crops.compiled(lambda x: x + 1)(2) == 3

@@ -4,9 +4,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from cpnet import nets
+from cpnet import nets, precision
 from cpnet.checkpoint import TRAINED, Checkpoint
-from cpnet.gpu import precision
 from cpnet.gpu.devices import best, named, remarks
 from cpnet.network import Network
 from cpnet.options import add_threads

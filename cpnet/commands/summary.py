@@ -1,6 +1,5 @@
 """Print a net's layers as a table, and draw them."""
 from cpnet import nets
-from cpnet.figures import draw_net
 from cpnet.gpu.devices import named
 from cpnet.kinds import filename, positive
 from cpnet.options import OF_NET, Parser, add_settings, net_settings
@@ -35,4 +34,5 @@ def main(words):
     table = nets.build(name, (channels, height, width), classes, **net_settings(options))
     print(summary(table, named(options.devices, table.columns)))
     if options.picture:
+        from cpnet.figures import draw_net  # loads Matplotlib
         draw_net(table, options.picture)

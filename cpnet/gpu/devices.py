@@ -8,7 +8,7 @@ from cpnet.errors import CpnetError
 from cpnet.gpu.memory import assign, empty_on
 from cpnet.gpu.nvidia import driver_installed
 from cpnet.gpu.platform import gpus, on_gpu
-from cpnet.gpu.precision import math
+from cpnet.precision import math
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,15 @@ import numpy as np
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
+from cpnet.loops import beside
+from cpnet.ops import pointwise
 from cpnet.threads import chunks, parallel
 
-MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-WEYL = 0x9E3779B9, 0xBB67AE85
-UNITS = 64  # a task's
+UNITS = 256  # a task's
 THREADS = 256  # a GPU block's
 MASK_THREADS = 32  # of the kernel that draws: four images each, so that 128 make one block
 
-
-def philox4x32(counter, key):
-    """Ten rounds of Philox: four arrays of uint32 (broadcast together) and a key of two ints →
-    four arrays of uint32."""
-    c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
-    k0, k1 = key
-    low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
-        product0, product1 = c0 * np.uint64(MULTIPLIERS[0]), c2 * np.uint64(MULTIPLIERS[1])
-        c0, c1, c2, c3 = ((product1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0), product1 & low,
-                          (product0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1), product0 & low)
-        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
-    return tuple(word.astype(np.uint32) for word in np.broadcast_arrays(c0, c1, c2, c3))
+loops = beside(__name__)
 
 
 def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_image=0, out=None):
@@ -48,15 +36,11 @@ def dropout_mask(shape, *, seed, step, layer, rate=0.5, first_unit=0, first_imag
         return _dropout_mask_gpu(out, shape, seed, step, layer, rate, first_unit, first_image)
     units, images = shape
     mask = np.empty(shape, bool) if out is None else out
-    first, last = first_image // 4, -(-(first_image + images) // 4)
-    fours = np.arange(first, last, dtype=np.uint64)
-    begin = first_image - 4 * first
+    key, threshold = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF), int(rate * 2**32)
+    number = int(np.asarray(step).item())
 
     def block(start, stop):
-        unit = np.arange(first_unit + start, first_unit + stop, dtype=np.uint64)[:, None]
-        words = philox4x32((fours, unit, layer, step), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
-        draws = np.stack(words, axis=-1).reshape(stop - start, -1)
-        np.greater_equal(draws[:, begin:begin + images], int(rate * 2**32), out=mask[start:stop])
+        loops.dropout_mask(first_unit + start, first_image, layer, number, *key, threshold, mask[start:stop])
 
     parallel(block, chunks(units, UNITS))
     return mask
@@ -78,14 +62,14 @@ def dropout_forward(x, mask, *, out=None):
     """Training: x (units, N), mask → y = x where the mask is True, else 0. Kept for backward: mask."""
     if on_gpu(x):
         return _keep_gpu(x, mask, out)
-    return np.multiply(x, mask, out=out)
+    return pointwise.in_place(pointwise.loops.keep, x, mask, out=out)
 
 
 def dropout_backward(d_y, mask, *, out=None):
     """d_y, mask (units, N) → d_x = d_y where the mask is True, else 0."""
     if on_gpu(d_y):
         return _keep_gpu(d_y, mask, out)
-    return np.multiply(d_y, mask, out=out)
+    return pointwise.in_place(pointwise.loops.keep, d_y, mask, out=out)
 
 
 def _keep_gpu(x, mask, out):

@@ -11,11 +11,13 @@ import numpy as np
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
-from cpnet.threads import chunks, parallel, scratch
+from cpnet.loops import beside
+from cpnet.threads import chunks, parallel
 
 THREADS = 128  # a GPU block's, one pixel each
-# pixels (of all images) of a block: with 48 to 128 maps its few arrays stay in a core's own cache
-PIXELS = 2048
+PIXELS = 1 << 13  # pixels (of all images) of a task
+
+loops = beside(__name__)
 
 
 def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
@@ -29,14 +31,9 @@ def lrn_forward(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=None):
     if on_gpu(x):
         return _lrn_forward_gpu(x, k, n, alpha, beta, groups, out)
     y = np.empty_like(x) if out is None else out
-    x_g, y_g = _by_group(x, groups), _by_group(y, groups)
-
-    def block(g, start, stop):
-        a = x_g[g, :, start:stop]
-        s = _scale(a, k, n, alpha)
-        np.divide(a, _power(s, beta), out=y_g[g, :, start:stop])
-
-    parallel(block, _blocks(x_g))
+    x_g, y_g = by_group(x, groups), by_group(y, groups)
+    numbers = constants(x.dtype, k, n, alpha, beta)
+    parallel(lambda g, start, stop: loops.lrn_forward(x_g[g], *numbers, start, stop, y_g[g]), _tasks(x_g))
     return y
 
 
@@ -68,24 +65,16 @@ def lrn_backward(d_y, x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, out=Non
     if on_gpu(x):
         return _lrn_backward_gpu(d_y, x, k, n, alpha, beta, groups, out)
     d_x = np.empty_like(x) if out is None else out
-    x_g, d_y_g, d_x_g = (_by_group(array, groups) for array in (x, d_y, d_x))
-
-    def block(g, start, stop):
-        a, d_b = x_g[g, :, start:stop], d_y_g[g, :, start:stop]
-        s = _scale(a, k, n, alpha)
-        padded, inner = _padded(a, n)
-        direct = scratch("lrn.direct", a.shape, a.dtype)
-        power = _power(s, beta)
-        np.divide(d_b, power, out=direct)
-        np.multiply(direct, a, out=inner)
-        np.divide(inner, s, out=inner)
-        total = _window_sum(padded, n, out=power)
-        total *= a
-        total *= -2 * alpha * beta
-        np.add(direct, total, out=d_x_g[g, :, start:stop])
-
-    parallel(block, _blocks(x_g))
+    x_g, d_y_g, d_x_g = (by_group(array, groups) for array in (x, d_y, d_x))
+    numbers = constants(x.dtype, k, n, alpha, beta)
+    parallel(lambda g, start, stop: loops.lrn_backward(d_y_g[g], x_g[g], *numbers, start, stop, d_x_g[g]),
+             _tasks(x_g))
     return d_x
+
+
+def constants(dtype, k, n, alpha, beta):
+    """As the loops take them: in the arrays' own dtype."""
+    return dtype.type(k), n, dtype.type(alpha), dtype.type(beta)
 
 
 def _lrn_forward_gpu(x, k, n, alpha, beta, groups, out):
@@ -119,53 +108,11 @@ def check(x, n, groups):
         raise ValueError(f"{len(x)} maps cannot be shared by {groups} columns")
 
 
-def _by_group(x, groups):
+def by_group(x, groups):
     """(C, H, W, N) as (groups, C/groups, H·W·N), the same memory.
     Raises ValueError where x is not contiguous."""
     return x.reshape(groups, len(x) // groups, -1, copy=False)
 
 
-def _blocks(x_g):
+def _tasks(x_g):
     return [(g, *run) for g in range(len(x_g)) for run in chunks(x_g.shape[2], PIXELS)]
-
-
-def _padded(a, n):
-    """Scratch with n/2 rows of zeros above and below a's rows, and the rows between them."""
-    half = n // 2
-    padded = scratch("lrn.padded", (len(a) + 2 * half, a.shape[1]), a.dtype)
-    padded[:half] = 0
-    padded[half + len(a):] = 0
-    return padded, padded[half:half + len(a)]
-
-
-def _window_sum(padded, n, out):
-    """out[c] = Σ padded[c … c + n − 1], by sums of pairs: for n = 5 three additions instead of four."""
-    maps = len(out)
-    if n == 1:
-        np.copyto(out, padded)
-        return out
-    pairs = np.add(padded[:-1], padded[1:], out=scratch("lrn.pairs", padded[1:].shape, padded.dtype))
-    np.add(pairs[:maps], padded[n - 1:], out=out)
-    for shift in range(2, n - 1, 2):
-        out += pairs[shift:shift + maps]
-    return out
-
-
-def _scale(a, k, n, alpha):
-    """s of the formula, in scratch."""
-    padded, inner = _padded(a, n)
-    np.multiply(a, a, out=inner)
-    s = _window_sum(padded, n, out=scratch("lrn.scale", a.shape, a.dtype))
-    s *= alpha
-    s += k
-    return s
-
-
-def _power(s, beta):
-    """s^β in scratch; for the paper's β = 3/4 by two square roots, several times faster than a power."""
-    power = scratch("lrn.power", s.shape, s.dtype)
-    if beta != 0.75:
-        return np.power(s, beta, out=power)
-    np.sqrt(s, out=power)
-    root = np.sqrt(power, out=scratch("lrn.root", s.shape, s.dtype))
-    return np.multiply(power, root, out=power)

@@ -2,10 +2,8 @@
 
     b = lrn(x),   y = max_pool(b)
 
-b is as large as the activations, four times as large as y. On a GPU it never exists: forward keeps the number
-of each window's winner instead, a byte, and backward computes s again (`lrn_pool.cu`). The NumPy bodies
-define what the kernels do; on the CPU a net runs the two operations one after the other (`network.py`),
-which is as fast there.
+b is as large as the activations, four times as large as y. Here it never exists: forward keeps the number
+of each window's winner instead, a byte, and backward computes s again (`lrn_pool.cu`, `lrn_loops.py`).
 """
 import numpy as np
 
@@ -13,8 +11,10 @@ from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
 from cpnet.ops import lrn, pool
+from cpnet.threads import chunks, parallel
 
 IMAGES, TILE = 32, 2  # a GPU block's: images, and windows along both axes
+TASKS = 8  # that the CPU's work is cut into, at least
 PART = 32  # maps that a GPU thread walks through in forward, at least
 LARGEST = 3, 2  # z and s: a GPU thread has so many pixels in registers
 
@@ -34,12 +34,15 @@ def lrn_pool_forward(x, *, z=3, s=2, ceil=True, out=None, winner=None, **constan
     _check(x, z, s)
     if on_gpu(x):
         return _forward_gpu(x, z, s, ceil, out, winner, **constants)
-    b = lrn.lrn_forward(x, **constants)
-    y = pool.max_pool_forward(b, z=z, s=s, ceil=ceil, out=out)
+    y = np.empty(pool.pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
     winner = np.empty(y.shape, np.uint8) if winner is None else winner
-    winner[...] = 0
-    for place, tap, inside in reversed(list(_places(b, y.shape, z, s))):
-        winner[inside][tap == y[inside]] = place
+    numbers, groups = _numbers(x, **constants)
+    x_g, y_g, winner_g = lrn.by_group(x, groups), _by_group(y, groups), _by_group(winner, groups)
+
+    def block(g, start, stop):
+        lrn.loops.lrn_pool_forward(x_g[g], *numbers, z, s, x.shape[2], start, stop, y_g[g], winner_g[g])
+
+    parallel(block, _tasks(y.shape[1], groups))
     return y, winner
 
 
@@ -52,13 +55,33 @@ def lrn_pool_backward(d_y, x, winner, *, z=3, s=2, relu=False, out=None, **const
     _check(x, z, s)
     if on_gpu(x):
         return _backward_gpu(d_y, x, winner, z, s, relu, out, **constants)
-    d_b = np.zeros_like(x)
-    for place, d_tap, inside in _places(d_b, d_y.shape, z, s):
-        d_tap += d_y[inside] * (winner[inside] == place)
-    d_x = lrn.lrn_backward(d_b, x, **constants, out=out)
-    if relu:
-        d_x *= x > 0
+    d_x = np.empty_like(x) if out is None else out
+    numbers, groups = _numbers(x, **constants)
+    x_g, d_x_g = lrn.by_group(x, groups), lrn.by_group(d_x, groups)
+    d_y_g, winner_g = _by_group(d_y, groups), _by_group(winner, groups)
+
+    def block(g, start, stop):
+        lrn.loops.lrn_pool_backward(d_y_g[g], winner_g[g], x_g[g], *numbers, z, s, x.shape[2], relu,
+                                    start, stop, d_x_g[g])
+
+    parallel(block, _tasks(x.shape[1], groups))
     return d_x
+
+
+def _numbers(x, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1):
+    """(the loops' constants, groups)"""
+    lrn.check(x, n, groups)
+    return lrn.constants(x.dtype, k, n, alpha, beta), groups
+
+
+def _by_group(maps, groups):
+    """(C, P, Q, N) as (groups, C/groups, P, Q, N), the same memory."""
+    return maps.reshape(groups, -1, *maps.shape[1:], copy=False)
+
+
+def _tasks(rows, groups):
+    """(group, first and last row) of each task."""
+    return [(g, *run) for g in range(groups) for run in chunks(rows, -(-rows * groups // TASKS))]
 
 
 def _check(x, z, s):
@@ -67,14 +90,6 @@ def _check(x, z, s):
                          f"most, not {z} and {s}")
     if x[0].size >= 2**31:
         raise ValueError(f"lrn_pool: a channel of {x.shape[1:]} has more numbers than the kernel counts, 2³¹")
-
-
-def _places(x, y_shape, z, s):
-    """For each place of a window in reading order:
-    its number, x there for every window (a view), the windows that have it."""
-    for i, (rows, inside_rows) in enumerate(pool.taps(x, y_shape[1], pool.ROWS, z, s)):
-        for j, (tap, inside_cols) in enumerate(pool.taps(rows, y_shape[2], pool.COLS, z, s)):
-            yield i * z + j, tap, (slice(None), inside_rows[pool.ROWS], inside_cols[pool.COLS])
 
 
 def _forward_gpu(x, z, s, ceil, out, winner, *, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1):

@@ -8,56 +8,41 @@ import numpy as np
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
-from cpnet.threads import chunks, parallel, scratch
+from cpnet.loops import beside
+from cpnet.threads import chunks, parallel
 
 BLOCK = 1 << 16  # numbers a task works on
 THREADS = 256  # a GPU block's, 16 bytes each
+
+loops = beside(__name__)
 
 
 def relu_forward(x, *, out=None):
     """x → y = max(0, x), any shape. Kept for backward: y."""
     if on_gpu(x):
         return _gpu("relu_forward", x, out=out)
-    y = np.empty_like(x) if out is None else out
-    _flat(lambda a, b: np.maximum(a, 0, out=b), x, y)
-    return y
+    return in_place(loops.relu_forward, x, out=out)
 
 
 def relu_backward(d_y, y, *, out=None):
     """d_y, y → d_x = d_y where y > 0, else 0."""
     if on_gpu(d_y):
         return _gpu("relu_backward", d_y, y, out=out)
-    d_x = np.empty_like(d_y) if out is None else out
-
-    def body(gradient, value, result):
-        positive = np.greater(value, 0, out=scratch("pointwise.positive", value.shape, bool))
-        np.multiply(gradient, positive, out=result)
-
-    _flat(body, d_y, y, d_x)
-    return d_x
+    return in_place(loops.relu_backward, d_y, y, out=out)
 
 
 def tanh_forward(x, *, out=None):
     """x → y = tanh(x), any shape. Kept for backward: y."""
     if on_gpu(x):
         return _gpu("tanh_forward", x, out=out)
-    y = np.empty_like(x) if out is None else out
-    _flat(lambda a, b: np.tanh(a, out=b), x, y)
-    return y
+    return in_place(lambda run: np.tanh(run, out=run), x, out=out)  # NumPy's is one pass, of vectors
 
 
 def tanh_backward(d_y, y, *, out=None):
     """d_y, y → d_x = d_y · (1 − y²)."""
     if on_gpu(d_y):
         return _gpu("tanh_backward", d_y, y, out=out)
-    d_x = np.empty_like(d_y) if out is None else out
-
-    def body(gradient, value, result):
-        slope = np.multiply(value, value, out=scratch("pointwise.slope", value.shape, value.dtype))
-        np.multiply(gradient, np.subtract(1, slope, out=slope), out=result)
-
-    _flat(body, d_y, y, d_x)
-    return d_x
+    return in_place(loops.tanh_backward, d_y, y, out=out)
 
 
 def sign(x, *, out=None):
@@ -65,15 +50,7 @@ def sign(x, *, out=None):
     Its slope is 0: backward takes that of tanh, which it is the limit of."""
     if on_gpu(x):
         return _gpu("sign", x, out=out)
-    y = np.empty_like(x) if out is None else out
-
-    def body(value, result):
-        np.greater(value, 0, out=result)
-        result *= 2
-        result -= 1
-
-    _flat(body, x, y)
-    return y
+    return in_place(loops.sign, x, out=out)
 
 
 def add(a, b, *, out=None):
@@ -83,10 +60,20 @@ def add(a, b, *, out=None):
     return np.add(a, b, out=out)
 
 
-def _flat(body, *arrays):
-    """Apply `body` to runs of the flattened arrays, which are contiguous and of one shape."""
-    flat = [array.reshape(-1, copy=False) for array in arrays]
-    parallel(lambda start, stop: body(*(array[start:stop] for array in flat)), chunks(flat[0].size, BLOCK))
+def in_place(loop, x, *others, out):
+    """loop(x, *others) over runs of the flattened arrays, which are contiguous and of one shape.
+    It works in place, on `out` (default: a new array), which x is copied to if it is another."""
+    out = np.empty_like(x) if out is None else out
+    arrays = [array.reshape(-1, copy=False) for array in (out, x, *others)]
+
+    def run(start, stop):
+        own, of_x, *of_others = (array[start:stop] for array in arrays)
+        if out is not x:
+            np.copyto(own, of_x)
+        loop(own, *of_others)
+
+    parallel(run, chunks(out.size, BLOCK))
+    return out
 
 
 def _gpu(kernel, *arrays, out):

@@ -3,21 +3,19 @@
 Overlapping when s < z; the paper's nets use z = 3, s = 2. With `ceil`, as in the authors' code, the last
 window may hang over the right and lower edge and sees only the pixels inside; without, it must lie inside.
 In the paper's own nets every window fits exactly (55 → 27 → 13 → 6), so the two agree.
-
-A window's largest value is the largest of its rows' largest values, and its sum the sum of its rows' sums.
-So both go first along the columns, (C, H, W, N) → (C, H, Q, N), then along the rows → (C, P, Q, N),
-and backward the other way.
 """
 import numpy as np
 
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import empty
 from cpnet.gpu.platform import on_gpu
-from cpnet.threads import chunks, parallel, scratch
+from cpnet.loops import beside
+from cpnet.threads import chunks, parallel
 
 THREADS = 256  # a GPU block's, one number each
 BLOCK_BYTES = 1 << 20  # of input a task works on, so that it is read from memory once and then from the cache
-ROWS, COLS = 1, 2  # axes
+
+loops = beside(__name__)
 
 
 def pool_size(size, z, s, ceil):
@@ -39,13 +37,7 @@ def max_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
     if on_gpu(x):
         return _forward_gpu("max_pool_forward", x, z, s, ceil, out)
     y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
-
-    def block(start, stop):
-        across = _across(x[start:stop], y.shape[COLS])
-        _reduce(np.maximum, x[start:stop], across, COLS, z, s)
-        _reduce(np.maximum, across, y[start:stop], ROWS, z, s)
-
-    parallel(block, _blocks(x))
+    parallel(lambda start, stop: loops.max_pool_forward(x[start:stop], z, s, y[start:stop]), _tasks(x))
     return y
 
 
@@ -58,13 +50,10 @@ def max_pool_backward(d_y, x, y, *, z=3, s=2, out=None):
     d_x = np.empty_like(x) if out is None else out
 
     def block(start, stop):
-        across = _across(x[start:stop], y.shape[COLS])
-        d_across = scratch("pool.d_across", across.shape, across.dtype)
-        _reduce(np.maximum, x[start:stop], across, COLS, z, s)
-        _to_winner(d_y[start:stop], y[start:stop], across, d_across, ROWS, z, s)
-        _to_winner(d_across, across, x[start:stop], d_x[start:stop], COLS, z, s)
+        own = slice(start, stop)
+        loops.max_pool_backward(d_y[own], x[own], y[own], z, s, d_x[own])
 
-    parallel(block, _blocks(x))
+    parallel(block, _tasks(x))
     return d_x
 
 
@@ -74,15 +63,7 @@ def average_pool_forward(x, *, z=3, s=2, ceil=True, out=None):
     if on_gpu(x):
         return _forward_gpu("average_pool_forward", x, z, s, ceil, out)
     y = np.empty(pool_shape(x.shape, z, s, ceil), x.dtype) if out is None else out
-    share = _share(x.shape, y.shape, z, s, x.dtype)
-
-    def block(start, stop):
-        across = _across(x[start:stop], y.shape[COLS])
-        _reduce(np.add, x[start:stop], across, COLS, z, s)
-        _reduce(np.add, across, y[start:stop], ROWS, z, s)
-        y[start:stop] *= share
-
-    parallel(block, _blocks(x))
+    parallel(lambda start, stop: loops.average_pool_forward(x[start:stop], z, s, y[start:stop]), _tasks(x))
     return y
 
 
@@ -92,15 +73,8 @@ def average_pool_backward(d_y, x_shape, *, z=3, s=2, out=None):
     if on_gpu(d_y):
         return _backward_gpu("average_pool_backward", (d_y,), x_shape, z, s, out)
     d_x = np.empty(x_shape, d_y.dtype) if out is None else out
-    share = _share(x_shape, d_y.shape, z, s, d_y.dtype)
-
-    def block(start, stop):
-        each = np.multiply(d_y[start:stop], share, out=scratch("pool.rest", d_y[start:stop].shape, d_y.dtype))
-        d_across = _across(d_x[start:stop], d_y.shape[COLS])
-        _spread(each, d_across, ROWS, z, s)
-        _spread(d_across, d_x[start:stop], COLS, z, s)
-
-    parallel(block, _blocks(d_x))
+    parallel(lambda start, stop: loops.average_pool_backward(d_y[start:stop], z, s, d_x[start:stop]),
+             _tasks(d_x))
     return d_x
 
 
@@ -130,66 +104,5 @@ def _launch(kernel, arrays, result_shape, x_shape, y_shape, z, s):
            defines={"THREADS": THREADS, "Z": z, "STRIDE": s})
 
 
-def _blocks(x):
+def _tasks(x):
     return chunks(len(x), max(1, BLOCK_BYTES // max(1, x[0].nbytes)))
-
-
-def _across(x, q):
-    """Scratch (C, H, Q, N) for what is pooled along the columns only."""
-    return scratch("pool.across", (*x.shape[:2], q, x.shape[3]), x.dtype)
-
-
-def taps(x, count, axis, z, s):
-    """For each place of a window along `axis`: x there for every window (a view),
-    and the slice of windows that have it."""
-    for place in range(min(z, x.shape[axis])):
-        at = [slice(None)] * 4
-        at[axis] = slice(place, min(place + (count - 1) * s + 1, x.shape[axis]), s)
-        tap = x[tuple(at)]
-        at[axis] = slice(tap.shape[axis])
-        yield tap, tuple(at)
-
-
-def _reduce(ufunc, x, out, axis, z, s):
-    """out = ufunc over the window's places along `axis`."""
-    (first, _), *others = taps(x, out.shape[axis], axis, z, s)
-    if not others:
-        np.copyto(out, first)
-    for number, (tap, inside) in enumerate(others):
-        if number == 0 and tap.shape == first.shape:
-            ufunc(first, tap, out=out)
-            continue
-        if number == 0:
-            np.copyto(out, first)
-        ufunc(out[inside], tap, out=out[inside])
-
-
-def _to_winner(d_y, y, x, d_x, axis, z, s):
-    """d_x = d_y, each at the first place of its window along `axis` where x equals y;
-    the last place takes what is left."""
-    d_x[...] = 0
-    rest = scratch("pool.rest", d_y.shape, d_y.dtype)
-    np.copyto(rest, d_y)
-    both = zip(taps(x, y.shape[axis], axis, z, s), taps(d_x, y.shape[axis], axis, z, s), strict=True)
-    for place, ((tap, inside), (d_tap, _)) in enumerate(both):
-        if place == z - 1:
-            d_tap += rest[inside]
-            return
-        won = np.equal(tap, y[inside], out=scratch("pool.won", tap.shape, bool))
-        share = np.multiply(rest[inside], won, out=scratch("pool.share", tap.shape, d_y.dtype))
-        d_tap += share
-        rest[inside] -= share
-
-
-def _spread(d_y, d_x, axis, z, s):
-    """d_x = d_y, each at every place of its window along `axis`."""
-    d_x[...] = 0
-    for d_tap, inside in taps(d_x, d_y.shape[axis], axis, z, s):
-        d_tap += d_y[inside]
-
-
-def _share(x_shape, y_shape, z, s, dtype):
-    """(P, Q, 1): one over the number of pixels of each window that lie inside the image."""
-    rows, cols = (np.minimum(np.arange(count) * s + z, size) - np.arange(count) * s
-                  for count, size in zip(y_shape[1:3], x_shape[1:3], strict=True))
-    return (1 / np.outer(rows, cols)).astype(dtype)[:, :, None]

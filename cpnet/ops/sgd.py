@@ -14,10 +14,13 @@ import numpy as np
 from cpnet.gpu.kernels import blocks, expect, launch
 from cpnet.gpu.memory import assign, empty
 from cpnet.gpu.platform import on_gpu
-from cpnet.threads import chunks, parallel, scratch
+from cpnet.loops import beside
+from cpnet.threads import chunks, parallel
 
 THREADS = 256  # a GPU block's, 16 bytes each
-BLOCK = 1 << 16  # numbers a task works on: w, v, the gradient and a temporary stay in a core's own cache
+BLOCK = 1 << 16  # numbers a task works on
+
+loops = beside(__name__)
 
 
 def sgd_update(w, v, gradient, *, rate, momentum=0.9, decay=0.0005):
@@ -29,12 +32,7 @@ def sgd_update(w, v, gradient, *, rate, momentum=0.9, decay=0.0005):
 
     def block(start, stop):
         own = slice(start, stop)
-        term = scratch("sgd.term", (stop - start,), w.dtype)
-        v[own] *= momentum
-        if shrink:
-            v[own] -= np.multiply(w[own], shrink, out=term)
-        v[own] -= np.multiply(gradient[own], rate, out=term)
-        w[own] += v[own]
+        loops.sgd_update(w[own], v[own], gradient[own], momentum, rate, shrink)
 
     parallel(block, chunks(w.size, BLOCK))
 

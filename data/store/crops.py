@@ -1,8 +1,6 @@
-"""Crops of images: loops over pixels, and the system calls that read them,
-compiled by Numba when they are first called.
+"""Crops of images: compiled loops over pixels, and the system calls that read them.
 
-One call does a whole batch in as few passes over memory as can be, and holds the interpreter lock for
-microseconds only: the thread that launches kernels is left in peace.
+One call does a whole batch in as few passes over memory as can be.
 NumPy would take a dozen calls, each with a pass of its own.
 
     fd, places, indices  image i begins at byte places[i] of the open file fd; the images meant, int64 (n,)
@@ -12,19 +10,11 @@ NumPy would take a dozen calls, each with a pass of its own.
 All arrays are C-contiguous. Raises ValueError for a crop that does not lie in its image.
 """
 import numpy as np
-from numba import int32, njit, types, uint64
+from numba import int32, types, uint64
+
+from data.compiled import compiled
 
 STRIP_BYTES = 1 << 19  # float pixels that wait to be turned: within a core's L2 cache
-
-
-def compiled(function):
-    """Compiled code is kept on disk, beside this file or where the user's caches are,
-    if one of the two can be written to."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
-
 
 # of the C library
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.voidptr, types.uintp, types.int64))

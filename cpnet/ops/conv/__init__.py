@@ -1,6 +1,9 @@
 """Convolution, forward and backward.
 
-    definition.py                      the formulas, and how they become matrix products, in NumPy
+    definition.py                      the formulas, and who computes them
+    lines.py                           on a CPU: directly, as matrix products
+    winograd.py, winograd_loops.py     on a CPU: with fewer multiplications
+    passes_loops.py                    on a CPU: biases and ReLU
     launches.py                        on a GPU: which kernels, and their launches
     sizes.py                           a convolution's sizes, as all of the kernels take them
     plain.cu, plain_weights.cu         the products by multiply-adds, float32 or float64; tile.cuh: a tile

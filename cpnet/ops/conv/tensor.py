@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpnet.gpu import memory, precision
+from cpnet import precision
+from cpnet.gpu import memory
 from cpnet.gpu.kernels import blocks, launch
 from cpnet.ops.conv.passes import in_parts, pack
 
