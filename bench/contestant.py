@@ -2,8 +2,8 @@
 
     python -m bench.contestant NAME --net alexnet --batch N --threads T [--devices 0 --class fp32 --math exact]
 
-For each line "step" on its standard input it writes one JSON object: `ms`, the step's time (on a GPU: of a turn of several,
-see gpu.py); `loss`; `peak_mib`, the largest memory so far; `idle`, the share of one core that it used while it was waiting,
+For each line "step" on its standard input it writes one JSON object: `ms`, a step's time (in a turn of several,
+where they are short); `loss`; `peak_mib`, the largest memory so far; `idle`, the share of one core that it used while it was waiting,
 which should be none.
 """
 import argparse
@@ -23,6 +23,7 @@ PEERS = {"eager": "PyTorch as it comes", "channels_last": "eager, N H W C in mem
          "compile+": "torch.compile, LRN by hand, fused SGD, malloc that keeps its memory"}
 # glibc's malloc gives large blocks back at once, and asks for them anew, page by page, in every step. These stop that.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+TURN = 0.5  # seconds that a turn on a CPU takes at least: after a pause the first short steps are slow
 RATE = 1e-4  # small, so that the loss on random labels stays finite for any number of steps
 
 
@@ -94,14 +95,16 @@ def peer(name, table, count, threads):
 
 
 def on_cpu(name, net, count, threads, devices, math):
-    """A function that takes a turn, a step: {"ms", "loss", "peak_mib"}."""
+    """A function that takes a turn, steps for TURN seconds: {"ms" of a step, "loss", "peak_mib"}."""
     table = of_size(net)
     step = ours(table, count, threads, devices, math) if name == "ours" else peer(name, table, count, threads)
 
     def turn():
-        began = time.perf_counter()
-        loss = step()
-        return {"ms": 1000 * (time.perf_counter() - began), "loss": loss,
+        began, steps, passed = time.perf_counter(), 0, 0.0
+        while passed < TURN:
+            loss, steps = step(), steps + 1
+            passed = time.perf_counter() - began
+        return {"ms": 1000 * passed / steps, "loss": loss,
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
     return turn
