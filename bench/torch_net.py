@@ -78,9 +78,9 @@ def load(model, network):
             parameter.copy_(torch.from_numpy(network.get("values", name)))
 
 
-def optimizer(model, rate, decay=0.0005, **options):
-    """Section 5's rule, with each parameter's own rate and decay."""
-    own, groups = model.table.parameters(), defaultdict(list)
+def optimizer(model, rate, **options):
+    """Section 5's rule, with the net's decay and each parameter's own rate and decay."""
+    own, decay, groups = model.table.parameters(), model.table.decay, defaultdict(list)
     for name, parameter in model.named_parameters():
         groups[own[name].rate, decay if own[name].decay is None else own[name].decay].append(parameter)
     return torch.optim.SGD([{"params": parameters, "lr": rate * factor, "weight_decay": shrink}

@@ -135,6 +135,12 @@ def test_the_two_normalizations_of_the_peer_agree(torch, rng):
 
 
 @pytest.mark.parametrize("net", ["mini", "four-layer", "mini-conv6"])
-def test_the_other_nets(check, net):
-    """Gradients in float64, and the update rule with each parameter's own rate and decay."""
+def test_the_other_nets(check, rng, net):
+    """Gradients in float64, and the update rule with the net's decay and each parameter's own rate and decay."""
     assert check.largest_error(net=net)[1] <= check.TOLERANCE
+    table = check.of_size(net)
+    both = check.Pair(Network(table, named("cpu", table.columns), seed=1, dtype=np.float64))
+    labels = rng.integers(table.settings["classes"], size=4)
+    _, errors = both.train(60 * rng.standard_normal((*table.image, 4)), labels, [TRAINING] * 3, rate=0.001)
+    for name, error in errors.items():
+        assert error <= check.TOLERANCE, name

@@ -31,4 +31,3 @@ def dropout_mask(first_unit, first_image, layer, step, key0, key1, threshold, ma
         for n in range(images):
             at = first_image + n
             mask[u, n] = words[at % 4, at // 4 - first] >= threshold
-
